@@ -1,0 +1,211 @@
+"""Celo2 for JAX, as optax transformations: `celo2` in the place of `optax.adamw`. Needs jax and optax alone, no PyTorch.
+
+Leaves of two and more axes are (..., in, out): each matrix of a batch gets the rule by itself. Where a library keeps
+(out, in), as equinox does, say so in `axes`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo2 import rule
+from celo2.errors import InputError
+from celo2.routing import ADAMW, CELO2, Route, Routing, by_name_and_shape, check_rule
+from celo2.rule import Accumulators, Weights
+from celo2.spec import Spec
+from celo2.theta import Theta, load_theta
+from celo2.views import MatrixAxes, pieces
+
+__all__ = ["MatrixAxes", "ScaleByCelo2State", "celo2", "route", "scale_by_celo2"]
+
+Axes = MatrixAxes | Any | Callable[[Any], Any] | None
+"""One `MatrixAxes` for all leaves, a tree with one for each leaf of the parameters, or a function from them to such a tree."""
+
+
+class ScaleByCelo2State(NamedTuple):
+    """State of `scale_by_celo2`, float32 whatever the parameters are."""
+
+    accumulators: Any
+    """At each leaf of the parameters a tuple of `Accumulators`, one for each batch of equal matrices in it."""
+    skipped: jax.Array
+    """How many gradients (leaf by leaf) were not finite and were skipped; int32."""
+
+
+def scale_by_celo2(
+    theta: str | os.PathLike[str] | Theta = "celo2", *, orthogonalize: bool | None = None, axes: Axes = None
+) -> optax.GradientTransformationExtraArgs:
+    """Turn gradients into steps of RMS 1 by the Celo2 rule; to be scaled by a learning rate and subtracted.
+
+    Args:
+        theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
+        orthogonalize: Newton-Schulz on matrices; None: as theta was meta-trained.
+        axes: where the matrices of each leaf are; None: the last two axes, (..., in, out).
+
+    Returns:
+        A transformation whose `update` needs `params`. Updates keep the dtype of the gradients. A leaf whose gradient is
+        not finite gets a zero update and its accumulators stay as they were.
+
+    Raises:
+        InputError: no such theta; in `init` and `update`, leaves that are complex or axes that do not fit; in `update`,
+            `params` is None.
+    """
+    theta = theta if isinstance(theta, Theta) else load_theta(theta)
+    orthogonalized = theta.spec.orthogonalize if orthogonalize is None else orthogonalize
+
+    def init(params: Any) -> ScaleByCelo2State:
+        return ScaleByCelo2State(jax.tree.map(_init_leaf(theta.spec), params, _axes_tree(axes, params)), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: ScaleByCelo2State, params: Any = None, **extra: Any) -> tuple[Any, ScaleByCelo2State]:
+        del extra
+        if params is None:
+            raise InputError("params is None, but the Celo2 rule reads the weights; call update(grads, state, params)")
+        one = _update_leaf(theta.spec, Weights(*map(jnp.asarray, theta.weights)), orthogonalized)
+        outcomes = jax.tree.map(one, updates, params, _axes_tree(axes, params), state.accumulators)
+        leaves, treedef = jax.tree.flatten(updates)
+        steps, accumulators, finite = zip(*treedef.flatten_up_to(outcomes), strict=True) if leaves else ((), (), ())
+        skipped = state.skipped + sum((~f).astype(jnp.int32) for f in finite)
+        return treedef.unflatten(steps), ScaleByCelo2State(treedef.unflatten(accumulators), skipped)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def celo2(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weight_decay: float = 0.0,
+    adamw_lr_multiplier: float = 20.0,
+    theta: str | os.PathLike[str] | Theta = "celo2",
+    orthogonalize: bool | None = None,
+    labels: Any = None,
+    axes: Axes = None,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """The learned optimizer Celo2: its rule on hidden matrices, AdamW on vectors, embeddings, norms and the head.
+
+    Args:
+        learning_rate: RMS of a step of every matrix; a number or an optax schedule.
+        weight_decay: decoupled, on both rules.
+        adamw_lr_multiplier: rate of AdamW over `learning_rate`; 20 in the paper.
+        theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
+        orthogonalize: Newton-Schulz on (Celo2) or off (Celo2-base: the rule alone, on every leaf); None: as theta was
+            meta-trained.
+        labels: tree of "celo2" and "adamw" with the parameters' structure (or a prefix of it), or a function from the
+            parameters to one; None: by name and shape (see `route`).
+        axes: as of `scale_by_celo2`.
+        b1: first decay of AdamW.
+        b2: second decay of AdamW.
+        eps: of AdamW.
+
+    Raises:
+        InputError: a number out of range, no such theta.
+    """
+    theta = theta if isinstance(theta, Theta) else load_theta(theta)
+    everywhere = not (theta.spec.orthogonalize if orthogonalize is None else orthogonalize)
+    numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay, "adamw_lr_multiplier": adamw_lr_multiplier}
+    for name, value in numbers.items():
+        if isinstance(value, int | float) and not value >= 0:
+            raise InputError(f"{name} is {value}; it must not be below 0")
+
+    def adamw_rate(count: jax.Array) -> Any:
+        return adamw_lr_multiplier * (learning_rate(count) if callable(learning_rate) else learning_rate)
+
+    def by_route(params: Any) -> Any:
+        rules = iter(route(params, everywhere))
+        return jax.tree.map(lambda _: next(rules).rule, params)
+
+    hidden = optax.chain(
+        scale_by_celo2(theta, orthogonalize=orthogonalize, axes=axes),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    rest = optax.adamw(adamw_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    return optax.partition({CELO2: hidden, ADAMW: rest}, _checked(by_route if labels is None else labels))
+
+
+def route(params: Any, everywhere: bool = False) -> Routing:
+    """Who moves which leaf, and why, by the names on its path and its shape; `everywhere`: the rule on all (Celo2-base)."""
+
+    def decide(path: Any, leaf: Any) -> Route:
+        found = by_name_and_shape(_dotted(path), jnp.shape(leaf))
+        why = f"Celo2-base moves everything ({found.why})"
+        return Route(found.name, found.shape, CELO2, why) if everywhere else found
+
+    return Routing([decide(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)])
+
+
+def _dotted(path: Any) -> str:
+    """A key path as a dotted name; nnx and equinox wrap values in attributes that say nothing."""
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
+def _checked(labels: Any) -> Any:
+    """The labels, or a function that gives them; an unknown label is told at once."""
+
+    def check(tree: Any) -> Any:
+        for label in jax.tree.leaves(tree):
+            check_rule(label)
+        return tree
+
+    return (lambda params: check(labels(params))) if callable(labels) else check(labels)
+
+
+def _axes_tree(axes: Axes, params: Any) -> Any:
+    """One `MatrixAxes` for each leaf of the parameters; `axes` may be a prefix of their tree, and leaves may be masked."""
+    axes = axes(params) if callable(axes) else axes
+
+    def spread(stated: MatrixAxes | None, subtree: Any) -> Any:
+        return jax.tree.map(lambda _: stated or MatrixAxes(), subtree)
+
+    return jax.tree.map(spread, axes, params, is_leaf=lambda x: x is None or isinstance(x, MatrixAxes))
+
+
+def _init_leaf(spec: Spec) -> Callable[[Any, MatrixAxes], tuple[Accumulators, ...]]:
+    def init(p: Any, axes: MatrixAxes) -> tuple[Accumulators, ...]:
+        p = _wide(jnp.zeros_like(p))
+        if p.ndim < 2:
+            return (rule.init(jnp, spec, p.reshape(1, -1), vector=True),)
+        return tuple(rule.init(jnp, spec, piece.view(jnp, p)) for piece in pieces(p.shape, axes))
+
+    return init
+
+
+def _update_leaf(spec: Spec, theta: Weights, orthogonalized: bool) -> Callable[..., tuple[Any, tuple[Accumulators, ...], jax.Array]]:
+    def update(g: Any, p: Any, axes: MatrixAxes, old: tuple[Accumulators, ...]) -> tuple[Any, tuple[Accumulators, ...], jax.Array]:
+        if g.size == 0:
+            return g, old, jnp.array(True)
+        wide_g, wide_p = _wide(g), _wide(p)
+        finite = jnp.isfinite(wide_g).all()
+        wide_g = jnp.where(finite, wide_g, 0)
+        with jax.default_matmul_precision("highest"):
+            if g.ndim < 2:
+                step, new = rule.update(jnp, spec, theta, old[0], wide_g.reshape(1, -1), wide_p.reshape(1, -1), None)
+                step, new = step.reshape(g.shape), (new,)
+            else:
+                orthogonalize = rule.orthogonalize if orthogonalized else None
+                parts = pieces(g.shape, axes)
+                done = [
+                    rule.update(jnp, spec, theta, accumulators, part.view(jnp, wide_g), part.view(jnp, wide_p), orthogonalize)
+                    for part, accumulators in zip(parts, old, strict=True)
+                ]
+                steps = [part.inverse(jnp, step) for part, (step, _) in zip(parts, done, strict=True)]
+                step = steps[0] if len(steps) == 1 else jnp.concatenate(steps, axis=parts[0].split)
+                new = tuple(accumulators for _, accumulators in done)
+        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)
+        return jnp.where(finite, step, 0).astype(g.dtype), new, finite
+
+    return update
+
+
+def _wide(x: Any) -> Any:
+    """In float32, or float64 if it is that already."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"a leaf of shape {x.shape} is of {x.dtype}; only real floats can be optimized, so mask or split it")
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,0 +1,209 @@
+"""The Celo2 update rule (Moudgil, Knyazev, Belilovsky: Celo2, arXiv 2602.19142), written once.
+
+Pure functions over an array namespace `xp` that is the module itself: numpy, jax.numpy or torch. A parameter is a batch
+of matrices (..., a, b) with the short axis first (see `views`); a vector is the matrix (1, n). One step is `update`:
+
+    accumulators of the gradient -> 30 channels an entry -> each channel to RMS 1 -> an MLP gives the direction
+    -> Newton-Schulz makes it orthogonal -> RMS 1 gives it its size.
+
+No state, no dtype or device decision, no learning rate, no control flow on values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from celo2.spec import Spec
+
+Array = Any
+
+
+class Weights(NamedTuple):
+    """The learned numbers (theta): an MLP 30 -> hidden -> hidden -> 3, of which only output 0 is used."""
+
+    w0: Array  # (30, hidden); rows in the order of the channels in `features`
+    b0: Array
+    w1: Array  # (hidden, hidden)
+    b1: Array
+    w2: Array  # (hidden, 3)
+    b2: Array
+
+
+class Accumulators(NamedTuple):
+    """Running statistics of the gradient; all zero at first, never bias-corrected."""
+
+    momentum: Array  # M_i: (3, ..., a, b)
+    second_moment: Array  # V: (..., a, b)
+    factored: tuple[Array, ...]  # matrix: R_i (3, ..., a, 1) and C_i (3, ..., 1, b); vector: D_i (3, 1, n)
+
+
+class Channels(NamedTuple):
+    """What the MLP reads, by kind. The constant kinds are never spread out over the matrix."""
+
+    entries: list[Array]  # (..., a, b): 18 of a matrix, 15 of a vector
+    rows: list[Array]  # (..., a, 1): 6, or none
+    columns: list[Array]  # (..., 1, b): 6, or none
+
+
+def init(xp: Any, spec: Spec, p: Array, vector: bool = False) -> Accumulators:
+    """The accumulators of a parameter (..., a, b) that has not seen a gradient: zeros of its dtype, where it lies."""
+    zero = xp.zeros_like(p)
+    momentum = xp.stack([zero for _ in spec.momentum_decays])
+    means = (zero,) if vector else (zero[..., :1], zero[..., :1, :])
+    return Accumulators(momentum, zero, tuple(xp.stack([mean for _ in spec.factored_decays]) for mean in means))
+
+
+def update(
+    xp: Any,
+    spec: Spec,
+    theta: Weights,
+    accumulators: Accumulators,
+    g: Array,
+    p: Array,
+    orthogonalize: Callable[[Any, Spec, Array], Array] | None,
+) -> tuple[Array, Accumulators]:
+    """One step of the rule: (step of RMS 1 to be subtracted at the learning rate, new accumulators).
+
+    `g` and `p` are (..., a, b) with a <= b. `orthogonalize` is the function of this file, a framework's own in its place,
+    or None for Celo2-base and for vectors.
+    """
+    g = xp.clip(g, -spec.gradient_clip, spec.gradient_clip)
+    accumulators = accumulate(xp, spec, accumulators, g)
+    channels = features(xp, spec, accumulators, g, p)
+    layer = fold(xp, spec, theta.w0, Channels(*(mean_squares(xp, kind) for kind in channels)))
+    d = direction(xp, theta, layer, channels)
+    if orthogonalize is not None:
+        d = orthogonalize(xp, spec, d)
+    return normalize(xp, spec, d, moved(xp, accumulators.momentum)), accumulators
+
+
+def accumulate(xp: Any, spec: Spec, accumulators: Accumulators, g: Array) -> Accumulators:
+    """The accumulators after one more gradient."""
+    momentum, second_moment, factored = accumulators
+    means = factored_means(xp, spec, g, vector=len(factored) == 1)
+    return Accumulators(
+        *accumulate_entries(xp, spec, momentum, second_moment, g), accumulate_factored(xp, spec, factored, means)
+    )
+
+
+def accumulate_entries(xp: Any, spec: Spec, momentum: Array, second_moment: Array, g: Array) -> tuple[Array, Array]:
+    """M and V after one more gradient; entry by entry, so any tile of the matrix will do."""
+    b = spec.second_moment_decay
+    return decay(xp, spec.momentum_decays, momentum, g), b * second_moment + (1 - b) * g * g
+
+
+def decay(xp: Any, decays: Sequence[float], means: Array, new: Array) -> Array:
+    """Exponential moving averages, one a decay along the leading axis of `means`."""
+    return xp.stack([b * mean + (1 - b) * new for b, mean in zip(decays, means, strict=True)])
+
+
+def factored_means(xp: Any, spec: Spec, g: Array, vector: bool) -> tuple[Array, ...]:
+    """Means of the squared gradient along b and along a; of a vector, the squares themselves."""
+    q = g * g + spec.factored_floor
+    return (q,) if vector else tuple(xp.mean(q, axis=axis, keepdims=True) for axis in (-1, -2))
+
+
+def accumulate_factored(xp: Any, spec: Spec, factored: Sequence[Array], means: Sequence[Array]) -> tuple[Array, ...]:
+    """R and C (or D) after one more gradient with these means."""
+    return tuple(decay(xp, spec.factored_decays, old, new) for old, new in zip(factored, means, strict=True))
+
+
+def preconditioners(xp: Any, spec: Spec, factored: Sequence[Array]) -> tuple[Array, ...]:
+    """Arrays whose product is F_i: the factored 1/sqrt of the second moment, as in Adafactor."""
+    floor = spec.factored_epsilon
+    if len(factored) == 1:
+        return (1 / xp.sqrt(factored[0] + floor),)
+    rows, columns = factored
+    rows = rows / (xp.mean(rows, axis=-2, keepdims=True) + floor)
+    return 1 / xp.sqrt(xp.clip(rows, floor, None)), 1 / xp.sqrt(xp.clip(columns, floor, None))
+
+
+def features(xp: Any, spec: Spec, accumulators: Accumulators, g: Array, p: Array) -> Channels:
+    """The channels before their normalisation, in the order of the rows of w0 (see `fold`)."""
+    factors = preconditioners(xp, spec, accumulators.factored)
+    rows, columns = constant_channels(xp, spec, accumulators.factored)
+    return Channels(entry_channels(xp, spec, accumulators, factors, g, p), rows, columns)
+
+
+def entry_channels(
+    xp: Any, spec: Spec, accumulators: Accumulators, preconditioners: Sequence[Array], g: Array, p: Array
+) -> list[Array]:
+    """The channels that differ from entry to entry; of a tile as of a whole matrix."""
+    momentum, v, factored = accumulators
+    s = 1 / xp.sqrt(v + spec.second_moment_epsilon)
+    clipped = xp.clip(g, -spec.feature_clip, spec.feature_clip)
+    preconditioned_g, preconditioned_m = g, momentum
+    for f in preconditioners:
+        preconditioned_g, preconditioned_m = preconditioned_g * f, preconditioned_m * f
+    channels = [g, clipped, p, *momentum, v, *(momentum * s), s, *preconditioned_g, g * s]
+    return channels if len(factored) == 1 else [*channels, *preconditioned_m]
+
+
+def constant_channels(xp: Any, spec: Spec, factored: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    """The channels that are constant along b, and along a; a vector has none."""
+    if len(factored) == 1:
+        return [], []
+    rows, columns = ([*f, *(1 / xp.sqrt(f + spec.second_moment_epsilon))] for f in factored)
+    return rows, columns
+
+
+def mean_squares(xp: Any, kind: list[Array]) -> list[Array]:
+    """Mean of the square of each channel over its matrix, (..., 1, 1)."""
+    return [xp.mean(x * x, axis=(-2, -1), keepdims=True) for x in kind]
+
+
+def fold(xp: Any, spec: Spec, w0: Array, mean_squares: Channels) -> Channels:
+    """The first layer with the normalisation folded in: for each kind of channel its weights (..., channels, hidden).
+
+    Dividing 30 x hidden weights is what makes the normalisation free: no entry is touched.
+    """
+    means = mean_squares
+    # Rows of w0: 15 channels that vectors have too; R, C, 1/sqrt R, 1/sqrt C; momentum preconditioned by F.
+    entries = xp.concatenate((w0[:15], w0[27:30]))[: len(means.entries)]
+    parts = (entries, xp.concatenate((w0[15:18], w0[21:24])), xp.concatenate((w0[18:21], w0[24:27])))
+    return Channels(
+        *(
+            w / xp.sqrt(spec.normalize_epsilon + xp.concatenate(mean, axis=-2)) if mean else []
+            for w, mean in zip(parts, means, strict=True)
+        )
+    )
+
+
+def direction(xp: Any, theta: Weights, layer: Channels, channels: Channels) -> Array:
+    """The MLP, entry by entry: output 0, (..., a, b). Channels lead, so that each product reads contiguous rows."""
+    a, b = channels.entries[0].shape[-2:]
+    h = sum(apply(xp, w, kind) for w, kind in zip(layer, channels, strict=True) if kind)
+    h = xp.clip(h + theta.b0[:, None, None], 0, None)
+    h = h.reshape(*h.shape[:-2], a * b)
+    h = xp.clip(xp.swapaxes(theta.w1, 0, 1) @ h + theta.b1[:, None], 0, None)
+    d = theta.w2[:, 0] @ h + theta.b2[0]
+    return d.reshape(*d.shape[:-1], a, b)
+
+
+def apply(xp: Any, w: Array, kind: list[Array]) -> Array:
+    """One kind of channel through the first layer: weights (..., channels, hidden) -> (..., hidden, rows, columns)."""
+    x = xp.stack(kind, axis=-3)
+    rows, columns = x.shape[-2:]
+    h = xp.swapaxes(w, -1, -2) @ x.reshape(*x.shape[:-2], rows * columns)
+    return h.reshape(*h.shape[:-1], rows, columns)
+
+
+def orthogonalize(xp: Any, spec: Spec, d: Array) -> Array:
+    """Newton-Schulz: all singular values of d (..., a, b), a <= b, go to about 1 (Muon's quintic iteration)."""
+    c1, c3, c5 = spec.newton_schulz_coefficients
+    x = d / (xp.sqrt(xp.sum(d * d, axis=(-2, -1), keepdims=True)) + spec.newton_schulz_epsilon)
+    for _ in range(spec.newton_schulz_iterations):
+        gram = x @ xp.swapaxes(x, -1, -2)
+        x = c1 * x + (c3 * gram + c5 * (gram @ gram)) @ x
+    return x
+
+
+def moved(xp: Any, momentum: Array) -> Array:
+    """Whether each matrix ever saw a gradient, (..., 1, 1)."""
+    return xp.sum(xp.abs(momentum), axis=(0, -2, -1), keepdims=True)[0] > 0
+
+
+def normalize(xp: Any, spec: Spec, d: Array, moved: Array) -> Array:
+    """RMS 1 over each matrix; zero for one that never saw a gradient (the one intended difference to the reference)."""
+    return d * (moved / xp.sqrt(spec.normalize_epsilon + xp.mean(d * d, axis=(-2, -1), keepdims=True)))

@@ -1,0 +1,5 @@
+"""Celo2 for PyTorch: `Celo2` in the place of `torch.optim.AdamW`. Needs no JAX."""
+
+from celo2.torch.optimizer import Celo2
+
+__all__ = ["Celo2"]

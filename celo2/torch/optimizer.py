@@ -1,0 +1,318 @@
+"""Celo2 as a `torch.optim.Optimizer`: groups, state and dispatch. The numbers are made in `step` and `adamw`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from celo2.errors import InputError
+from celo2.routing import ADAMW, CELO2, Override, Route, Routing, check_rule, overridden
+from celo2.rule import Accumulators, Weights
+from celo2.theta import Theta, load_theta
+from celo2.torch import adamw
+from celo2.torch.newton_schulz import orthogonalize as newton_schulz
+from celo2.torch.routing import default_axes, route_module, route_tensor
+from celo2.torch.step import step as rule_step
+from celo2.views import MatrixAxes, Piece, pieces
+
+
+class Celo2(Optimizer):
+    """The learned optimizer Celo2 (arXiv 2602.19142): its rule on hidden matrices, AdamW on the rest.
+
+    Every matrix moves by an RMS of exactly `lr` a step. Parameters are routed by the type of their module, then by name
+    and shape; `routing()` tells who got what, and why. A gradient that is not finite is skipped for its tensor alone and
+    counted (see `skipped`).
+
+    Args:
+        params: a module (best: routing then knows types), named parameters, parameters, or groups. A group may set any
+            keyword below, and `rule` ("celo2" or "adamw"), `axes` (fan_in, fan_out), `split_axis` and `split_sizes` for
+            parameters that are not (out, in) or (out, in, taps...). With `rule` stated, its `lr` is taken as it is.
+        lr: learning rate, a float or a 0-d tensor: the RMS of a step of every hidden matrix.
+        weight_decay: decoupled, on both rules.
+        adamw_lr_multiplier: rate of the AdamW groups over `lr`; 20 in the paper.
+        theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
+        orthogonalize: Newton-Schulz on (Celo2) or off (Celo2-base: the rule alone, on every parameter); None: as theta
+            was meta-trained.
+        betas: of AdamW.
+        eps: of AdamW.
+        state_dtype: of the accumulators of the rule; float64 parameters keep float64.
+        route: overrides of the routing: {regular expression of a name: rule}, or a function (name, shape) -> rule or None.
+
+    Raises:
+        InputError: a value out of range, no parameters, a complex or integer parameter, axes that do not fit, no such theta.
+    """
+
+    def __init__(
+        self,
+        params: nn.Module | Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        *,
+        weight_decay: float = 0.0,
+        adamw_lr_multiplier: float = 20.0,
+        theta: str | os.PathLike[str] | Theta = "celo2",
+        orthogonalize: bool | None = None,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        state_dtype: torch.dtype = torch.float32,
+        route: Override | None = None,
+    ) -> None:
+        self.theta = theta if isinstance(theta, Theta) else load_theta(theta)
+        self._route = route
+        self._routes: list[Route] = []
+        self._tensors: dict[tuple[torch.dtype, torch.device], Weights] = {}
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "adamw_lr_multiplier": adamw_lr_multiplier,
+            "orthogonalize": self.theta.spec.orthogonalize if orthogonalize is None else orthogonalize,
+            "betas": betas,
+            "eps": eps,
+            "state_dtype": state_dtype,
+            "theta": self.theta.identity,
+        }
+        _check_hyper_parameters(defaults)
+        params = [{"params": params}] if isinstance(params, nn.Module) else list(params)
+        if not params:
+            raise InputError("no parameters to optimize: pass a module, named parameters, parameters or groups")
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Route a group's parameters and add them, as one group a rule and a reading of axes.
+
+        Args:
+            param_group: "params" (a module, named parameters or parameters) and any hyper-parameters of its own.
+        """
+        group = {**self.defaults, **param_group}
+        _check_hyper_parameters(group)
+        stated = MatrixAxes(*group["axes"]) if group.get("axes") is not None else None
+        if stated is not None or group.get("split_sizes"):
+            base = stated or MatrixAxes(fan_in=1, fan_out=0)
+            stated = MatrixAxes(base.fan_in, base.fan_out, group.get("split_axis", base.fan_out), tuple(group.get("split_sizes") or ()))
+        buckets: dict[tuple[str, MatrixAxes | None], list[tuple[str | None, Tensor, Route]]] = {}
+        for name, p, route in self._routed(param_group):
+            _check_parameter(route, p)
+            axes = (stated or route.axes) if route.rule == CELO2 and p.ndim > 1 else None
+            if axes is not None:
+                pieces(p.shape, axes)
+            buckets.setdefault((route.rule, axes), []).append((name, p, route))
+        order = sorted(buckets, key=lambda bucket: bucket[0] == ADAMW)  # hidden matrices first: param_groups[0]["lr"] is lr
+        for rule, axes in order:
+            members = buckets[rule, axes]
+            named = members[0][0] is not None
+            part = {**group, "params": [(name, p) if named else p for name, p, _ in members], "rule": rule}
+            part |= {"axes": None, "split_axis": None, "split_sizes": None}
+            if axes is not None:
+                part |= {"axes": (axes.fan_in, axes.fan_out), "split_axis": axes.split_axis, "split_sizes": axes.split_sizes}
+            if rule == ADAMW and "rule" not in param_group:
+                part["lr"] = group["lr"] * group["adamw_lr_multiplier"]
+            super().add_param_group(part)
+            self._routes += [route for _, _, route in members]
+
+    def _routed(self, group: dict[str, Any]) -> list[tuple[str | None, Tensor, Route]]:
+        """(name or None, parameter, route) for each of a group."""
+        params = group["params"]
+        if isinstance(params, nn.Module):
+            routed: list[tuple[str | None, Tensor, Route]] = list(route_module(params))
+        else:
+            routed = []
+            for item in [params] if isinstance(params, Tensor) else list(params):
+                name, p = item if isinstance(item, tuple) else (None, item)
+                if not isinstance(p, Tensor):
+                    raise InputError(f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module")
+                routed.append((name, p, route_tensor(name, p)))
+        return [(name, p, self._decided(route, group)) for name, p, route in routed]
+
+    def _decided(self, route: Route, group: dict[str, Any]) -> Route:
+        """The route after what the user said: of the group, of the optimizer, of orthogonalisation."""
+        if group.get("rule") is not None:
+            check_rule(group["rule"])
+            return Route(route.name, route.shape, group["rule"], "stated by its group", route.axes)
+        if not group.get("orthogonalize", self.defaults["orthogonalize"]):
+            route = Route(route.name, route.shape, CELO2, f"Celo2-base moves everything ({route.why})", route.axes)
+        elif route.rule == ADAMW and route.doubtful and (group.get("axes") or group.get("split_sizes")):
+            route = Route(route.name, route.shape, CELO2, "axes stated by its group", route.axes)
+        route = overridden(route, self._route)
+        if route.doubtful:
+            warnings.warn(
+                f"{route.name} {route.shape} goes to {route.rule}: {route.why}; state rule= or axes= in its group, or pass the module",
+                stacklevel=4,
+            )
+        return route
+
+    def routing(self) -> Routing:
+        """Who moves which parameter, and why, in the order of the groups."""
+        return Routing(self._routes)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step for all parameters that have a gradient; returns the loss of `closure`, which is run with gradients on.
+
+        Raises:
+            InputError: a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        outcomes: list[Tensor] = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                self._init_state(p, group)
+            for index, p in enumerate(group["params"]):
+                if p.grad is None or p.numel() == 0:
+                    continue
+                if p.grad.layout != torch.strided:
+                    raise InputError(f"the gradient of {_name(group, index)} is sparse; use sparse=False in its Embedding")
+                outcomes.append(self._step_tensor(p, p.grad, group))
+        self._warn(outcomes)
+        return loss
+
+    def _init_state(self, p: Tensor, group: dict[str, Any]) -> None:
+        """Make state for a parameter that is trained, also before its first gradient: every rank then has the same keys."""
+        state = self.state[p]
+        if state or not p.requires_grad:
+            return
+        state["skipped"] = torch.zeros((), dtype=torch.int32, device=p.device)
+        if group["rule"] == ADAMW:
+            state.update(adamw.init(p))
+            return
+        dtype = torch.promote_types(p.dtype, torch.float32)
+        per_entry = p.dtype if p.dtype == torch.float64 else group["state_dtype"]
+        zeros = torch.zeros_like(p, dtype=per_entry, memory_format=torch.preserve_format)
+        state["momentum"] = torch.stack([zeros for _ in self.theta.spec.momentum_decays])
+        state["second_moment"] = zeros
+        factors = len(self.theta.spec.factored_decays)
+        if p.ndim < 2:
+            state["moments"] = torch.zeros((factors, max(p.numel(), 1)), dtype=dtype, device=p.device)
+            return
+        rows, columns = 0, 0
+        for piece in _pieces(p, group):
+            view = piece.view(torch, p)
+            rows, columns = rows + view[..., 0].numel(), columns + view[..., 0, :].numel()
+        state["row_moments"] = torch.zeros((factors, rows), dtype=dtype, device=p.device)
+        state["column_moments"] = torch.zeros((factors, columns), dtype=dtype, device=p.device)
+
+    def _step_tensor(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> Tensor:
+        """Move one parameter; returns whether its gradient was finite, a 0-d bool tensor that nothing waits for."""
+        state = self.state[p]
+        finite = torch.linalg.vector_norm(g, ord=torch.inf, dtype=torch.promote_types(g.dtype, torch.float32)).isfinite()
+        state["skipped"] += ~finite
+        if group["rule"] == ADAMW:
+            adamw.step_(p, g, state, finite, group)
+            return finite
+        spec = self.theta.spec
+        theta = self._theta_tensors(torch.promote_types(p.dtype, torch.float32), p.device)
+        orthogonalize = newton_schulz if group["orthogonalize"] and p.ndim > 1 else None
+        for piece, accumulators in _accumulators(p, state, group):
+            part = piece.view(torch, p) if piece else p.reshape(1, -1)
+            u = rule_step(spec, theta, accumulators, piece.view(torch, g) if piece else g.reshape(1, -1), part, finite, orthogonalize)
+            if group["weight_decay"]:
+                u.add_(part * finite, alpha=group["weight_decay"])
+            u.mul_(-group["lr"])
+            part.add_(u)
+        return finite
+
+    def _theta_tensors(self, dtype: torch.dtype, device: torch.device) -> Weights:
+        key = (dtype, device)
+        if key not in self._tensors:
+            self._tensors[key] = Weights(*(torch.tensor(w, dtype=dtype, device=device) for w in self.theta.weights))
+        return self._tensors[key]
+
+    def skipped(self) -> dict[str, int]:
+        """How many gradients of each parameter were not finite and were skipped; parameters with none are left out.
+
+        Waits for the device, so it is not called in a step.
+        """
+        counts = {}
+        for number, group in enumerate(self.param_groups):
+            for index, p in enumerate(group["params"]):
+                count = int(self.state[p]["skipped"]) if "skipped" in self.state.get(p, {}) else 0
+                if count:
+                    counts[_name(group, index, number)] = count
+        return counts
+
+    def _warn(self, outcomes: Sequence[Tensor]) -> None:
+        """Tell of skipped gradients where that costs no wait: on the CPU. Elsewhere `skipped()` tells."""
+        here = [finite for finite in outcomes if type(finite) is Tensor and finite.is_cpu]
+        if not all(finite.numpy() for finite in here):
+            message = ", ".join(f"{name} ({count})" for name, count in self.skipped().items())
+            warnings.warn(f"gradients that are not finite were skipped, so far: {message}", RuntimeWarning, stacklevel=3)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave; the accumulators keep the dtype they were saved in.
+
+        Raises:
+            InputError: the state was made by another theta.
+        """
+        for group in state_dict["param_groups"]:
+            if group.get("theta", self.theta.identity) != self.theta.identity:
+                raise InputError(f"this state was made by theta {group['theta']}, the optimizer has {self.theta.identity}; load that theta")
+        super().load_state_dict(state_dict)
+        # The base class casts state to the dtype of its parameter, which would round float32 accumulators of bf16 weights.
+        saved_ids = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        own = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        for saved_id, p in zip(saved_ids, own, strict=True):
+            for key, value in state_dict["state"].get(saved_id, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[p][key] = value.detach().clone().to(p.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {key: self.__dict__[key] for key in ("theta", "_route", "_routes")}
+        return {**super().__getstate__(), **own, "_tensors": {}}
+
+
+def _pieces(p: Tensor, group: dict[str, Any]) -> list[Piece]:
+    if group["axes"] is None:
+        return pieces(p.shape, default_axes(p.shape))
+    return pieces(p.shape, MatrixAxes(*group["axes"], group["split_axis"], tuple(group["split_sizes"])))
+
+
+def _accumulators(p: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Iterable[tuple[Piece | None, Accumulators]]:
+    """Each batch of matrices of a parameter (None: it is a vector) with views of its accumulators."""
+    factors = len(state["momentum"])
+    if p.ndim < 2:
+        flat = (state["momentum"].reshape(factors, 1, -1), state["second_moment"].reshape(1, -1))
+        yield None, Accumulators(*flat, (state["moments"].reshape(factors, 1, -1),))
+        return
+    row, column = 0, 0
+    for piece in _pieces(p, group):
+        momentum, second_moment = piece.view(torch, state["momentum"]), piece.view(torch, state["second_moment"])
+        *batch, a, b = second_moment.shape
+        rows, columns = second_moment[..., 0].numel(), second_moment[..., 0, :].numel()
+        r = state["row_moments"][:, row : row + rows].view(factors, *batch, a, 1)
+        c = state["column_moments"][:, column : column + columns].view(factors, *batch, 1, b)
+        yield piece, Accumulators(momentum, second_moment, (r, c))
+        row, column = row + rows, column + columns
+
+
+def _name(group: dict[str, Any], index: int, number: int | None = None) -> str:
+    if "param_names" in group:
+        return group["param_names"][index]
+    return f"tensor {index}" + ("" if number is None else f" of group {number}")
+
+
+def _check_hyper_parameters(group: dict[str, Any]) -> None:
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.ndim:
+        raise InputError(f"lr is a tensor of shape {tuple(lr.shape)}; it must be a number or a tensor without axes")
+    for key, low in (("lr", 0), ("weight_decay", 0), ("adamw_lr_multiplier", 0), ("eps", 0)):
+        if not group[key] >= low:
+            raise InputError(f"{key} is {group[key]}; it must not be below {low}")
+    if not all(0 <= beta < 1 for beta in group["betas"]):
+        raise InputError(f"betas are {group['betas']}; each must be at least 0 and below 1")
+    if not group["state_dtype"].is_floating_point:
+        raise InputError(f"state_dtype is {group['state_dtype']}; it must be of floats")
+
+
+def _check_parameter(route: Route, p: Tensor) -> None:
+    if p.is_complex():
+        raise InputError(f"{route.name} is complex; optimize torch.view_as_real of it instead")
+    if not p.is_floating_point():
+        raise InputError(f"{route.name} is of {p.dtype}; only floats can be optimized")

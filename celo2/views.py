@@ -1,0 +1,93 @@
+"""Which two axes of a parameter are the matrix, and the view of it that the rule reads.
+
+The rule was learned on matrices y = x @ W of shape (in, out). It reads every parameter as a batch of matrices
+(..., a, b) with the short axis first, and fan-in first on a tie. In this orientation the longer axis (the LAST on a tie)
+is always b, and Newton-Schulz never has to transpose: both tie rules of the reference live here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from celo2.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixAxes:
+    """Which axes of a parameter are the matrix; all others are batch: each matrix gets the rule by itself.
+
+    `split_sizes` cuts the axis `split_axis` into consecutive blocks that are matrices of their own: the three parts of a
+    fused QKV, the heads of an attention projection, the groups of a grouped convolution.
+    """
+
+    fan_in: int = -2
+    fan_out: int = -1
+    split_axis: int = -1
+    split_sizes: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A batch of equal matrices inside a parameter: consecutive blocks of one axis, then two axes moved last.
+
+    Axes are counted from the end, so that an array may carry axes in front of the parameter's own (three momenta).
+    """
+
+    split: int
+    start: int
+    count: int
+    """Number of blocks; 1 leaves the rank as it is, more make the blocks a batch axis."""
+    size: int
+    short: int
+    long: int
+
+    def view(self, xp: Any, x: Any) -> Any:
+        """The matrices (..., a, b) in an array of the parameter's layout; no copy where the layout allows."""
+        x = x[(..., slice(self.start, self.start + self.count * self.size)) + (slice(None),) * (-self.split - 1)]
+        if self.count > 1:
+            cut = len(x.shape) + self.split
+            x = x.reshape(tuple(x.shape[:cut]) + (self.count, self.size) + tuple(x.shape[cut + 1 :]))
+        return xp.moveaxis(x, (self.short, self.long), (-2, -1))
+
+    def inverse(self, xp: Any, matrices: Any) -> Any:
+        """The part of the parameter, in its own layout, that the matrices (..., a, b) came from."""
+        x = xp.moveaxis(matrices, (-2, -1), (self.short, self.long))
+        if self.count > 1:
+            cut = len(x.shape) + self.split - 1
+            x = x.reshape(tuple(x.shape[:cut]) + (self.count * self.size,) + tuple(x.shape[cut + 2 :]))
+        return x
+
+
+def pieces(shape: Sequence[int], axes: MatrixAxes) -> list[Piece]:
+    """The batches of matrices in a parameter of two or more axes: one, unless it is split into unequal blocks.
+
+    Raises:
+        InputError: the axes do not exist or coincide, or the split sizes do not add up.
+    """
+    fan_in, fan_out, split = (_from_the_end(axis, shape) for axis in (axes.fan_in, axes.fan_out, axes.split_axis))
+    if fan_in == fan_out:
+        raise InputError(f"fan_in and fan_out are one axis, {axes.fan_in}, of shape {tuple(shape)}; state two different axes")
+    sizes = axes.split_sizes or (shape[split],)
+    if sum(sizes) != shape[split] or min(sizes) < 0:
+        raise InputError(
+            f"split_sizes {sizes} do not add up to {shape[split]}, the length of axis {axes.split_axis} of {tuple(shape)}"
+        )
+    equal = len(set(sizes)) == 1
+    runs = [(len(sizes), sizes[0])] if equal else [(1, size) for size in sizes]
+    result, start = [], 0
+    for count, size in runs:
+        lengths = [size if axis == split else shape[axis] for axis in (fan_in, fan_out)]
+        # Left of the split axis everything moves by one when the blocks become an axis.
+        matrix = [axis - (count > 1 and axis < split) for axis in (fan_in, fan_out)]
+        short, long = matrix if lengths[0] <= lengths[1] else matrix[::-1]
+        result.append(Piece(split, start, count, size, short, long))
+        start += count * size
+    return result
+
+
+def _from_the_end(axis: int, shape: Sequence[int]) -> int:
+    if not -len(shape) <= axis < len(shape):
+        raise InputError(f"axis {axis} does not exist in shape {tuple(shape)}; state an axis below {len(shape)}")
+    return axis if axis < 0 else axis - len(shape)

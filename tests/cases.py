@@ -1,0 +1,34 @@
+"""The table of shapes every parity test uses, in the rule's layout (..., in, out), the golden file, and drawn inputs."""
+
+from pathlib import Path
+
+import numpy as np
+
+from celo2 import Theta
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "celo2_rule.npz")
+REFERENCE = {key.removeprefix("theta/"): GOLDEN[key] for key in GOLDEN.files if key.startswith("theta/")}
+THETA = Theta.from_reference(REFERENCE)
+GOLDEN_CASES = sorted({key.rsplit("/", 1)[0] for key in GOLDEN.files if not key.startswith("theta/")})
+
+SHAPES = {
+    "scalar": (),
+    "vector": (5,),
+    "tall": (7, 5),
+    "wide": (5, 7),
+    "square": (16, 16),
+    "row": (1, 9),
+    "column": (9, 1),
+    "conv": (3, 3, 8, 16),
+    "conv square": (3, 3, 8, 8),
+    "batched": (3, 8, 16),
+    "longer batch": (40, 6, 4),
+}
+
+
+def draw(shape, steps=20, seed=0, scale=1.0):
+    """(parameter, gradients (steps, *shape)): float32, gradients correlated in time as in training."""
+    rng = np.random.default_rng(seed)
+    drift = rng.standard_normal(shape)
+    grads = scale * (0.5 * drift + rng.standard_normal((steps, *shape)))
+    return np.asarray(0.1 * rng.standard_normal(shape), np.float32), np.asarray(grads, np.float32)
