@@ -17,7 +17,7 @@ class MetaConfig:
     inner: InnerLoop = InnerLoop()
     seed: int = 0
     """Of theta's start, of the image sets and of every draw of a task, a batch and a horizon."""
-    outer_iterations: int = 4000
+    outer_iterations: int = 3000
     """Outer steps."""
     truncation_length: int = 50
     """Inner steps of each trajectory per outer step."""

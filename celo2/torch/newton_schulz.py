@@ -19,5 +19,5 @@ def orthogonalize(xp: Any, spec: Spec, d: Tensor) -> Tensor:
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=c3, alpha=c5)
         del gram
-        x = torch.baddbmm(x, polynomial, x, beta=c1)
+        x.copy_(torch.baddbmm(x, polynomial, x, beta=c1))  # a new x each time would keep the caller's `d` alive beside it
     return x.reshape(d.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -192,12 +193,9 @@ class Celo2(Optimizer):
         if p.ndim < 2:
             state["moments"] = torch.zeros((factors, max(p.numel(), 1)), dtype=dtype, device=p.device)
             return
-        rows, columns = 0, 0
-        for piece in _pieces(p, group):
-            view = piece.view(torch, p)
-            rows, columns = rows + view[..., 0].numel(), columns + view[..., 0, :].numel()
-        state["row_moments"] = torch.zeros((factors, rows), dtype=dtype, device=p.device)
-        state["column_moments"] = torch.zeros((factors, columns), dtype=dtype, device=p.device)
+        lengths = [_lengths(piece.view(torch, p)) for piece in _pieces(p, group)]
+        for key, length in zip(("row_moments", "column_moments"), map(sum, zip(*lengths, strict=True)), strict=True):
+            state[key] = torch.zeros((factors, length), dtype=dtype, device=p.device)
 
     def _step_tensor(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> Tensor:
         """Move one parameter; returns whether its gradient was finite, a 0-d bool tensor that nothing waits for."""
@@ -285,11 +283,17 @@ def _accumulators(p: Tensor, state: dict[str, Tensor], group: dict[str, Any]) ->
     for piece in _pieces(p, group):
         momentum, second_moment = piece.view(torch, state["momentum"]), piece.view(torch, state["second_moment"])
         *batch, a, b = second_moment.shape
-        rows, columns = second_moment[..., 0].numel(), second_moment[..., 0, :].numel()
+        rows, columns = _lengths(second_moment)
         r = state["row_moments"][:, row : row + rows].view(factors, *batch, a, 1)
         c = state["column_moments"][:, column : column + columns].view(factors, *batch, 1, b)
         yield piece, Accumulators(momentum, second_moment, (r, c))
         row, column = row + rows, column + columns
+
+
+def _lengths(matrices: Tensor) -> tuple[int, int]:
+    """How many rows and how many columns the matrices (..., a, b) have together."""
+    *batch, a, b = matrices.shape
+    return math.prod(batch) * a, math.prod(batch) * b
 
 
 def _name(group: dict[str, Any], index: int, number: int | None = None) -> str:

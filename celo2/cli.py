@@ -1,0 +1,122 @@
+"""The command line: the only file that parses arguments. Frameworks are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from celo2.errors import InputError
+
+try:
+    import tyro
+    from rich.console import Console
+    from rich.table import Table
+except ModuleNotFoundError as error:
+    sys.exit(f"celo2's commands need {error.name}; install it with: pip install 'celo2[cli]'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a small GPT on text by Celo2, AdamW and Muon under one schedule, and show who wins."""
+
+    optimizers: tuple[str, ...] = ("celo2", "adamw", "muon-0.95", "muon-0.9")
+    """Some of celo2, adamw, muon-0.95, muon-0.9."""
+    text: Path | None = None
+    """Text to train on; by default the source of the Python standard library."""
+    steps: int = 300
+    """Updates a run."""
+    seed: int = 0
+    """Of weights and batches."""
+    seeds: int = 1
+    """Runs of each optimizer and rate, from `seed` on; the table gives mean and spread."""
+    sweep: bool = False
+    """Try five rates of each optimizer in place of the recorded best one."""
+    width: int = 128
+    """Of the residual stream, a multiple of 32."""
+    depth: int = 4
+    """Transformer blocks."""
+    out: Path = Path("runs/train")
+    """Folder of the results: runs.json and curves.png."""
+
+    def __call__(self, console: Console) -> None:
+        """Run and report."""
+        from celo2.demo.report import compare
+
+        compare(self, console)
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTrain:
+    """Meta-train a theta from nothing. Interrupt it at any time; the same command goes on where it was."""
+
+    preset: str = "celo2"
+    """One of quick (about five minutes on two cores), celo2, celo2-base."""
+    out: Path | None = None
+    """Folder of checkpoint, metrics and theta.safetensors; by default runs/meta-PRESET."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    outer_iterations: int | None = None
+    """Outer steps, in place of the preset's."""
+
+    def __call__(self, console: Console) -> None:
+        """Run and write theta."""
+        from celo2.meta.session import meta_train
+
+        meta_train(self.preset, self.out or Path("runs") / f"meta-{self.preset}", self.seed, self.outer_iterations, console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """Show which rule moves which parameter of a PyTorch model, and why."""
+
+    model: Annotated[str, tyro.conf.Positional] = "celo2.demo.gpt:GPT"
+    """module:callable that makes the model without arguments; by default the GPT of `celo2 train`."""
+
+    def __call__(self, console: Console) -> None:
+        """Print the table."""
+        from celo2.torch import Celo2
+
+        table = Table("name", "shape", "rule", "why")
+        for route in Celo2(_model(self.model)).routing():
+            table.add_row(route.name, "x".join(map(str, route.shape)), route.rule, route.why)
+        console.print(table)
+
+
+def _model(path: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    module, _, name = path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+        return factory()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"cannot make a model of {path!r} ({error}); give module:callable, a callable without arguments") from error
+
+
+COMMANDS: dict[str, Callable[[Console], None] | type] = {"train": Train, "meta-train": MetaTrain, "routing": Routing}
+EXTRAS = {"train": "bench", "meta-train": "meta", "routing": "torch"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; bad input is one sentence on stderr and exit code 2."""
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="celo2", args=arguments, description="The learned optimizer Celo2.")
+    name = next(key for key, value in COMMANDS.items() if isinstance(command, value))
+    console = Console()
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        command(console)
+    except InputError as error:
+        errors.print(f"celo2 {name}: {error}", markup=False, highlight=False)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        errors.print(f"celo2 {name} needs {error.name}; install it with: pip install 'celo2[{EXTRAS[name]}]'", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print(f"celo2 {name}: interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

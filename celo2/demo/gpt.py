@@ -1,0 +1,73 @@
+"""A GPT of about one million parameters: pre-norm, causal attention, bytes in and bytes out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+VOCABULARY = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class GPTConfig:
+    """Sizes of the model."""
+
+    width: int = 128
+    """Of the residual stream; a multiple of the head width, 32."""
+    depth: int = 4
+    """Blocks."""
+    context: int = 128
+    """Bytes a sequence."""
+
+
+class Block(nn.Module):
+    """Attention and an MLP four times as wide, each behind a norm and around a residual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = width // 32
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.projection = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, width) -> the same."""
+        batch, time, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(*qkv, is_causal=True)
+        x = x + self.projection(attended.transpose(1, 2).reshape(batch, time, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
+class GPT(nn.Module):
+    """Next-byte prediction; weights are drawn from `seed`, the residual projections smaller by 1/sqrt(2 depth)."""
+
+    def __init__(self, config: GPTConfig, seed: int) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(VOCABULARY, config.width)
+        self.position_embedding = nn.Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, VOCABULARY, bias=False)
+        generator = torch.Generator().manual_seed(seed)
+        for name, p in self.named_parameters():
+            if p.ndim > 1:
+                residual = name.endswith(("projection.weight", "down.weight"))
+                deviation = 0.02 / (2 * config.depth) ** 0.5 if residual else 0.02
+                nn.init.normal_(p, std=deviation, generator=generator)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (batch, time) int64 -> logits (batch, time, 256)."""
+        x = self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Mean cross-entropy, in nats a byte, of tokens (batch, time + 1)."""
+        return F.cross_entropy(self(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())

@@ -1,0 +1,83 @@
+"""A meta-training run as a person sees it: data, progress with an estimate, and a theta file with its provenance at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import celo2
+from celo2.errors import InputError
+from celo2.meta.config import MetaConfig, preset
+from celo2.meta.outer import run, theta_of
+from celo2.tasks.base import TaskFamily
+from celo2.tasks.image_mlp import ImageMLP
+from celo2.tasks.images import ImageSet, offline_sets
+from celo2.tasks.reparametrize import Reparametrize
+from celo2.theta import Theta
+
+
+def meta_train(name: str, out: Path, seed: int, outer_iterations: int | None, console: Console) -> Theta:
+    """Run (or go on with) a preset in `out` and write `out/theta.safetensors`.
+
+    Raises:
+        InputError: unknown preset, no iterations, or `out` holds a run of another configuration.
+    """
+    config = dataclasses.replace(preset(name), seed=seed)
+    if outer_iterations is not None:
+        config = dataclasses.replace(config, outer_iterations=outer_iterations)
+    if config.outer_iterations <= config.warmup:
+        raise InputError(f"outer_iterations is {config.outer_iterations}; give more than the {config.warmup} of the warm-up")
+    sets = offline_sets(seed)
+    family = Reparametrize(ImageMLP.of(sets), *config.alpha)
+    console.print(f"meta-training {name}: {config.outer_iterations} outer steps on {', '.join(s.name for s in sets)}; results in {out}")
+    _show(config, family, out, console)
+    weights, seconds = theta_of(config, out, family)
+    theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))
+    theta.save(out / "theta.safetensors")
+    console.print(f"theta {theta.identity} after {seconds / 60:.1f} minutes, in {out / 'theta.safetensors'}")
+    return theta
+
+
+def _show(config: MetaConfig, family: TaskFamily, out: Path, console: Console) -> None:
+    """Run to the end under a progress bar; the loss shown is a running mean, since single iterations jump with their tasks."""
+    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    mean = None
+    with Progress(*bar, console=console) as progress:
+        task = progress.add_task("compiling", total=config.outer_iterations)
+        for metrics in run(config, family, out):
+            mean = metrics.meta_loss if mean is None else 0.98 * mean + 0.02 * metrics.meta_loss
+            progress.update(task, completed=metrics.iteration + 1, description=f"meta-loss {mean:.3f}")
+
+
+def _provenance(config: MetaConfig, sets: list[ImageSet], seconds: float) -> dict[str, Any]:
+    """What the theta file says of its making."""
+    return {
+        "config": dataclasses.asdict(config),
+        "data": {s.name: len(s.labels) for s in sets},
+        "estimator": "unrolled gradients",
+        "seed": config.seed,
+        "minutes": round(seconds / 60, 1),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "versions": {"celo2": celo2.__version__, "jax": jax.__version__, "python": platform.python_version()},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the source tree, marked where files differ from it; "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

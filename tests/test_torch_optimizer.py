@@ -1,0 +1,415 @@
+"""Protects the contract of a PyTorch optimizer, line by line: whatever a user may do with AdamW must work with Celo2."""
+
+import copy
+import inspect
+import io
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.optim import Optimizer
+
+from celo2 import InputError, Theta
+from celo2.torch import Celo2
+from tests.cases import REFERENCE, THETA, draw
+from tests.oracle import oracle_steps
+
+
+def small_model(seed=0, dtype=torch.float32):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Embedding(11, 8), nn.Flatten(), nn.Linear(24, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4)
+    ).to(dtype)
+
+
+def backward(model, step):
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(11, (32, 3), generator=generator)
+    loss = nn.functional.cross_entropy(model(tokens).float(), tokens.sum(1) % 4)
+    loss.backward()
+    return loss
+
+
+def train(model, optimizer, steps, first=0):
+    losses = []
+    for step in range(first, first + steps):
+        optimizer.zero_grad()
+        losses.append(float(backward(model, step).detach()))
+        optimizer.step()
+    return losses
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_a_model_learns():
+    model = small_model()
+    losses = train(model, Celo2(model, lr=3e-3, theta=THETA), 1) + train(model, Celo2(model, lr=3e-3), 150)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("method", ["step", "load_state_dict", "add_param_group", "zero_grad", "state_dict"])
+def test_methods_have_the_parameters_of_the_base_class(method):
+    ours, base = (inspect.signature(getattr(cls, method)).parameters.values() for cls in (Celo2, Optimizer))
+    assert [(p.name, p.kind) for p in ours] == [(p.name, p.kind) for p in base]
+
+
+@pytest.mark.parametrize("call", [lambda o, c: o.step(c), lambda o, c: o.step(closure=c)])
+def test_a_closure_is_called_once_with_gradients_on_and_its_loss_returned(call):
+    model = small_model()
+    optimizer = Celo2(model, theta=THETA)
+    calls = []
+
+    def closure():
+        assert torch.is_grad_enabled()
+        optimizer.zero_grad()
+        calls.append(backward(model, 0))
+        return calls[-1]
+
+    before = copy.deepcopy(model)
+    assert call(optimizer, closure) is calls[0]
+    assert len(calls) == 1
+    assert not same(model, before)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        lambda m: m,
+        lambda m: m.named_parameters(),
+        lambda m: m.parameters(),
+        lambda m: [{"params": m[:4]}, {"params": m[4:], "lr": 1e-4}],
+        lambda m: [{"params": m[:4].named_parameters()}, {"params": m[4:].named_parameters(), "lr": 1e-4}],
+        lambda m: [{"params": list(m.parameters()), "fused": True, "foreach": False}],
+    ],
+    ids=["module", "named", "plain", "module groups", "named groups", "unknown keys"],
+)
+def test_everything_that_holds_parameters_is_taken(params):
+    model = small_model()
+    before = copy.deepcopy(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = Celo2(params(model), lr=1e-3, theta=THETA)
+    train(model, optimizer, 1)
+    assert all(not torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_hyper_parameters_live_in_groups_and_adamw_has_its_own_rate():
+    optimizer = Celo2(small_model(), lr=1e-3, adamw_lr_multiplier=20, theta=THETA)
+    assert [(group["rule"], round(group["lr"], 9)) for group in optimizer.param_groups] == [("celo2", 1e-3), ("adamw", 2e-2)]
+    assert all(group["theta"] == THETA.identity for group in optimizer.param_groups)
+
+
+def test_the_adamw_part_is_the_adamw_of_torch():
+    model, twin = small_model(), small_model()
+    optimizer = Celo2([{"params": model.parameters(), "rule": "adamw"}], lr=1e-2, weight_decay=0.1, theta=THETA)
+    reference = torch.optim.AdamW(twin.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    train(model, optimizer, 10)
+    train(twin, reference, 10)
+    assert same(model, twin)
+
+
+def test_fused_qkv_stated_by_its_group_is_three_matrices():
+    w, grads = draw((3, 6, 8))
+    p = nn.Parameter(torch.from_numpy(np.concatenate([x.T for x in w])))
+    optimizer = Celo2([{"params": [p], "split_sizes": (8, 8, 8)}], lr=0.01, theta=THETA)
+    for g in grads:
+        p.grad = torch.from_numpy(np.concatenate([x.T for x in g]))
+        optimizer.step()
+    _, expected = oracle_steps(REFERENCE, grads, w, True)
+    np.testing.assert_allclose(p.detach().numpy(), np.concatenate([x.T for x in expected[-1]]), rtol=0, atol=1e-5)
+
+
+def test_unequal_splits_are_matrices_of_their_own():
+    """Grouped-query attention: 12 rows of queries, 4 of keys, 4 of values."""
+    sizes = (12, 4, 4)
+    parts = [draw((6, size), seed=i) for i, size in enumerate(sizes)]
+    p = nn.Parameter(torch.from_numpy(np.concatenate([w.T for w, _ in parts])))
+    optimizer = Celo2([{"params": [p], "split_sizes": sizes}], lr=0.01, theta=THETA)
+    for step in range(20):
+        p.grad = torch.from_numpy(np.concatenate([g[step].T for _, g in parts]))
+        optimizer.step()
+    expected = [oracle_steps(REFERENCE, g, w, True)[1][-1].T for w, g in parts]
+    np.testing.assert_allclose(p.detach().numpy(), np.concatenate(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("axes", "order"),
+    [((0, 1), (0, 1)), ((-1, -2), (1, 0)), ((0, 2), (0, 2, 1))],
+    ids=["(in, out)", "(out, in)", "(in, batch, out)"],
+)
+def test_axes_stated_by_a_group(axes, order):
+    shape = (5, 7) if len(order) == 2 else (3, 5, 7)
+    w, grads = draw(shape)
+    back = {(0, 1): lambda x: x, (1, 0): lambda x: np.swapaxes(x, -1, -2), (0, 2, 1): lambda x: np.moveaxis(x, -3, -2)}[order]
+    p = nn.Parameter(torch.from_numpy(back(w).copy()))
+    optimizer = Celo2([{"params": [p], "axes": axes}], lr=0.01, theta=THETA)
+    for g in grads:
+        p.grad = torch.from_numpy(back(g).copy())
+        optimizer.step()
+    _, expected = oracle_steps(REFERENCE, grads, w, True)
+    np.testing.assert_allclose(p.detach().numpy(), back(expected[-1]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [lambda: torch.tensor(1e-3), lambda: 1e-3])
+def test_schedulers_drive_float_and_tensor_rates(rate):
+    model = small_model()
+    optimizer = Celo2(model, lr=rate(), theta=THETA)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[2e-3, 4e-2], total_steps=8, cycle_momentum=False)
+    start = float(optimizer.param_groups[0]["lr"])
+    for step in range(4):
+        train(model, optimizer, 1, step)
+        scheduler.step()
+    assert float(optimizer.param_groups[0]["lr"]) > start
+
+
+def test_a_tensor_rate_gives_what_a_float_gives():
+    a, b = small_model(), small_model()
+    train(a, Celo2(a, lr=1e-3, theta=THETA), 3)
+    train(b, Celo2(b, lr=torch.tensor(1e-3), theta=THETA), 3)
+    for x, y in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dtype):
+    model = small_model(dtype=dtype)
+    optimizer = Celo2(model, lr=1e-3, weight_decay=0.01, theta=THETA)
+    train(model, optimizer, 4)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    resumed = small_model(seed=9, dtype=dtype)
+    resumed.load_state_dict(saved["model"])
+    other = Celo2(resumed, lr=5.0, theta=THETA)
+    other.load_state_dict(saved["optimizer"])
+    train(model, optimizer, 4, first=4)
+    train(resumed, other, 4, first=4)
+    assert same(model, resumed)
+
+
+def test_loaded_state_is_not_shared_with_the_checkpoint():
+    model = small_model()
+    optimizer = Celo2(model, theta=THETA)
+    train(model, optimizer, 1)
+    checkpoint = optimizer.state_dict()
+    twin = Celo2(copy.deepcopy(model), theta=THETA)
+    twin.load_state_dict(checkpoint)
+    kept = checkpoint["state"][0]["momentum"].clone()
+    train(small_model(), twin, 0)
+    for p in twin.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    twin.step()
+    assert torch.equal(checkpoint["state"][0]["momentum"], kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_dtype(dtype):
+    model = small_model()
+    optimizer = Celo2(model, theta=THETA, state_dtype=dtype)
+    train(model, optimizer, 2)
+    state = optimizer.state[model[2].weight]
+    assert state["momentum"].dtype == state["second_moment"].dtype == dtype
+    assert state["momentum"].shape == (3, 16, 24)
+    assert state["row_moments"].dtype == torch.float32
+
+
+def test_state_is_made_for_all_trained_parameters_at_the_first_step():
+    model = small_model()
+    optimizer = Celo2(model, theta=THETA)
+    model[2].weight.grad = torch.ones_like(model[2].weight)
+    optimizer.step()
+    assert all(optimizer.state[p] for p in model.parameters())
+    assert optimizer.state[model[0].weight]["step"].dtype == torch.float32
+
+
+def test_parameters_may_be_swapped_before_the_first_step():
+    """accelerate replaces the tensors in the groups after construction."""
+    model, twin = small_model(), small_model()
+    optimizer = Celo2(model, theta=THETA)
+    mapping = dict(zip(model.parameters(), twin.parameters(), strict=True))
+    for group in optimizer.param_groups:
+        group["params"] = [mapping[p] for p in group["params"]]
+    losses = train(twin, optimizer, 3)
+    train(model, Celo2(model, theta=THETA), 3)
+    assert same(model, twin)
+    assert np.isfinite(losses).all()
+
+
+def test_odd_shapes_frozen_and_absent_gradients():
+    shapes = [(), (0, 4), (1, 6), (6, 1), (3,), (1,), (2, 3, 0)]
+    params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    frozen = nn.Parameter(torch.randn(4, 4), requires_grad=False)
+    waiting = nn.Parameter(torch.randn(4, 4))
+    optimizer = Celo2([{"params": [*params, frozen, waiting], "rule": "celo2"}], theta=THETA)
+    before = [p.detach().clone() for p in (frozen, waiting)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    for _ in range(2):
+        optimizer.step()
+    assert all(torch.isfinite(p).all() for p in params)
+    assert torch.equal(frozen, before[0])
+    assert torch.equal(waiting, before[1])
+
+
+def test_zero_rate_and_zero_gradient_change_nothing():
+    model = small_model()
+    optimizer = Celo2(model, lr=0.0, weight_decay=0.1, theta=THETA)
+    before = copy.deepcopy(model)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert same(model, before)
+    assert not any(optimizer.state[p]["momentum"].any() for p in optimizer.param_groups[0]["params"])
+
+
+def test_the_gradient_is_never_written():
+    model = small_model()
+    optimizer = Celo2(model, theta=THETA, weight_decay=0.1)
+    backward(model, 0)
+    before = [p.grad.clone() for p in model.parameters()]
+    optimizer.step()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))
+
+
+def test_a_step_never_waits_for_the_device():
+    """No `.item()`, no branch on a value: none of the operators that copy a scalar to the host runs."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    names = set()
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.add(str(func))
+            return func(*args, **(kwargs or {}))
+
+    model = small_model()
+    optimizer = Celo2(model, lr=torch.tensor(1e-3), theta=THETA)
+    backward(model, 0)
+    with Names():
+        optimizer.step()
+        optimizer.step()
+    assert names
+    assert not {name for name in names if "_local_scalar_dense" in name or "nonzero" in name or "is_nonzero" in name}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_gradient_that_is_not_finite_is_skipped_counted_and_told(bad):
+    model, twin = small_model(), small_model()
+    optimizer, reference = (Celo2(m, lr=1e-3, weight_decay=0.1, theta=THETA) for m in (model, twin))
+    train(model, optimizer, 2)
+    train(twin, reference, 2)
+    backward(model, 2), backward(twin, 2)
+    hurt = [model[2].weight, model[0].weight]
+    for p in hurt:
+        p.grad.view(-1)[3] = bad
+    before = [(p.detach().clone(), copy.deepcopy(optimizer.state[p])) for p in hurt]
+    with pytest.warns(RuntimeWarning, match=r"not finite were skipped, so far: 2\.weight \(1\), 0\.weight \(1\)"):
+        optimizer.step()
+    reference.step()
+    for p, (value, state) in zip(hurt, before, strict=True):
+        assert torch.equal(p, value)
+        assert all(torch.equal(optimizer.state[p][key], old) for key, old in state.items() if key != "skipped")
+    for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p, q) == (name not in ("0.weight", "2.weight"))
+    assert optimizer.skipped() == {"2.weight": 1, "0.weight": 1}
+
+
+def test_grad_scaler_skips_and_goes_on():
+    model = small_model()
+    optimizer = Celo2(model, theta=THETA)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    before = copy.deepcopy(model)
+    for step, spoil in enumerate((True, False)):
+        optimizer.zero_grad()
+        scaler.scale(nn.functional.cross_entropy(model(torch.zeros(4, 3, dtype=torch.long)), torch.arange(4))).backward()
+        if spoil:
+            model[2].weight.grad[0, 0] = float("inf")
+        scaler.step(optimizer)
+        scaler.update()
+        assert same(model, before) == (step == 0)
+    assert optimizer.skipped() == {}
+
+
+def test_deepcopy_and_pickle_continue_alike():
+    model = small_model()
+    optimizer = Celo2(model, lr=1e-3, theta=THETA)
+    train(model, optimizer, 2)
+    copies = [copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))]
+    train(model, optimizer, 2, first=2)
+    for other_model, other in copies:
+        train(other_model, other, 2, first=2)
+        assert same(model, other_model)
+        assert str(other.routing()) == str(optimizer.routing())
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_distributed_checkpoint_state_dict_round_trip(steps):
+    model = small_model()
+    optimizer = Celo2(model, lr=1e-3, theta=THETA)
+    train(model, optimizer, steps)
+    before = copy.deepcopy(model)
+    state = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
+    assert same(model, before)
+    twin = copy.deepcopy(model)
+    other = Celo2(twin, lr=7.0, theta=THETA)
+    set_optimizer_state_dict(twin, other, state)
+    train(model, optimizer, 2, first=steps)
+    train(twin, other, 2, first=steps)
+    assert same(model, twin)
+
+
+def test_state_of_another_theta_is_refused():
+    model = small_model()
+    state = Celo2(model, theta=THETA).state_dict()
+    with pytest.raises(InputError, match=r"made by theta reference@\w{16}, the optimizer has random@\w{16}; load that theta"):
+        Celo2(model, theta=Theta.random(0)).load_state_dict(state)
+
+
+def test_groups_added_later_are_routed():
+    model = small_model()
+    optimizer = Celo2(model[:4], lr=1e-3, theta=THETA)
+    optimizer.add_param_group({"params": model[4:], "lr": 5e-4})
+    rates = [(group["rule"], round(group["lr"], 9)) for group in optimizer.param_groups]
+    assert rates == [("celo2", 1e-3), ("adamw", 2e-2), ("celo2", 5e-4), ("adamw", 1e-2)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Celo2([], theta=THETA), "no parameters to optimize"),
+        (lambda: Celo2(nn.Linear(2, 2), lr=-1e-3, theta=THETA), "lr is -0.001; it must not be below 0"),
+        (lambda: Celo2(nn.Linear(2, 2), lr=float("nan"), theta=THETA), "lr is nan; it must not be below 0"),
+        (lambda: Celo2(nn.Linear(2, 2), lr=torch.ones(2), theta=THETA), "lr is a tensor of shape"),
+        (lambda: Celo2(nn.Linear(2, 2), weight_decay=-1, theta=THETA), "weight_decay is -1; it must not be below 0"),
+        (lambda: Celo2(nn.Linear(2, 2), betas=(0.9, 1.0), theta=THETA), "each must be at least 0 and below 1"),
+        (lambda: Celo2(nn.Linear(2, 2), state_dtype=torch.int8, theta=THETA), "state_dtype is torch.int8"),
+        (lambda: Celo2(nn.Linear(2, 2), theta="celo3"), "unknown theta 'celo3'"),
+        (lambda: Celo2([torch.ones(2, 2, dtype=torch.complex64)], theta=THETA), "is complex; optimize torch.view_as_real"),
+        (lambda: Celo2([torch.ones(2, 2, dtype=torch.int32)], theta=THETA), "only floats can be optimized"),
+        (lambda: Celo2(["weight"], theta=THETA), "cannot optimize a str"),
+        (lambda: Celo2([{"params": [torch.ones(2, 2)], "rule": "sgd"}], theta=THETA), "unknown rule 'sgd'"),
+        (lambda: Celo2([{"params": [torch.ones(4, 2)], "split_sizes": (3, 3)}], theta=THETA), "do not add up to 4"),
+        (lambda: Celo2([{"params": [torch.ones(4, 2)], "axes": (0, 0)}], theta=THETA), "state two different axes"),
+        (lambda: Celo2([{"params": [torch.ones(4, 2)], "axes": (0, 5)}], theta=THETA), "axis 5 does not exist"),
+    ],
+)
+def test_bad_input_gets_one_sentence(make, message):
+    with pytest.raises(InputError, match=message.replace("(", r"\(")) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sparse_gradient_is_refused_by_name():
+    embedding = nn.Embedding(5, 3, sparse=True)
+    optimizer = Celo2(embedding, theta=THETA)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(InputError, match="the gradient of weight is sparse; use sparse=False"):
+        optimizer.step()

@@ -1,0 +1,156 @@
+"""Protects the eager tiled step: the same numbers as the oracle in any tile size and layout, within a bound of memory and time."""
+
+import time
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from celo2 import rule
+from celo2.spec import Spec
+from celo2.torch import Celo2
+from celo2.torch import step as step_module
+from tests.cases import REFERENCE, SHAPES, THETA, draw
+from tests.oracle import oracle_steps
+
+
+def torch_layout(x):
+    """(..., in, out) as PyTorch keeps it: (out, in, taps...)."""
+    return np.array(x) if np.ndim(x) < 2 else np.moveaxis(x, (-1, -2), (0, 1)).copy()
+
+
+def train(w, grads, orthogonalize=True, store=lambda t: t, dtype=torch.float32, **options):
+    p = torch.nn.Parameter(store(torch.from_numpy(torch_layout(w)).to(dtype)))
+    optimizer = Celo2([{"params": [p], "rule": "celo2"}], lr=0.01, theta=THETA, orthogonalize=orthogonalize, **options)
+    for g in grads:
+        p.grad = store(torch.from_numpy(torch_layout(g)).to(dtype))
+        optimizer.step()
+    return p, optimizer
+
+
+@pytest.mark.parametrize("tile", [7, 64, 16384])
+@pytest.mark.parametrize("orthogonalize", [True, False])
+@pytest.mark.parametrize("name", SHAPES)
+def test_parameters_after_twenty_steps_with_weight_decay(name, orthogonalize, tile, monkeypatch):
+    monkeypatch.setattr(step_module, "TILE", tile)
+    w, grads = draw(SHAPES[name])
+    p, _ = train(w, grads, orthogonalize, weight_decay=0.1)
+    _, expected = oracle_steps(REFERENCE, grads, w, orthogonalize, weight_decay=0.1)
+    np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [64, 16384])
+def test_float64_parameters_are_updated_in_float64(tile, monkeypatch):
+    monkeypatch.setattr(step_module, "TILE", tile)
+    w, grads = draw((12, 17))
+    p, _ = train(w, grads, dtype=torch.float64)
+    _, expected = oracle_steps(REFERENCE, grads, w, True)
+    np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("tile", [64, 16384])
+@pytest.mark.parametrize(
+    "store",
+    [
+        lambda t: t.to(memory_format=torch.channels_last),
+        lambda t: torch.empty(*t.shape[:-1], 2 * t.shape[-1])[..., ::2].copy_(t),
+        lambda t: t.mT.contiguous().mT,
+    ],
+    ids=["channels last", "every second", "transposed"],
+)
+def test_any_memory_layout_gives_the_same_numbers(store, tile, monkeypatch):
+    monkeypatch.setattr(step_module, "TILE", tile)
+    w, grads = draw(SHAPES["conv"])
+    plain, _ = train(w, grads)
+    other, _ = train(w, grads, store=store)
+    assert other.stride() != plain.stride()
+    torch.testing.assert_close(other.detach(), plain.detach(), rtol=0, atol=1e-5)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages made while it is on, and their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.peak, self.seen = 0, 0, set()
+
+    def _freed(self, key, size):
+        self.seen.discard(key)
+        self.live -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        known = {t.untyped_storage()._cdata for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for t in torch.utils._pytree.tree_leaves(result):
+            if isinstance(t, torch.Tensor):
+                storage = t.untyped_storage()
+                if storage._cdata not in known | self.seen:
+                    self.seen.add(storage._cdata)
+                    self.live += storage.nbytes()
+                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return result
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024), (2048, 512)])
+def test_temporaries_stay_below_three_copies_of_the_largest_matrix_and_tiles(shape):
+    p = torch.nn.Parameter(torch.randn(shape))
+    optimizer = Celo2([p], theta=THETA, weight_decay=0.1)
+    p.grad = torch.randn(shape)
+    optimizer.step()  # makes the state
+    with LiveBytes() as memory:
+        optimizer.step()
+    tiles = 80 * 4 * step_module.TILE
+    assert memory.peak > 4 * p.numel()  # the counter does count
+    assert memory.peak <= 3 * 4 * p.numel() + tiles
+
+
+def naive_direction(g, p, momentum, v, r, c, theta):
+    """Thirty full channels, channels last, spread out: what a direct port does. Timing twin only; no orthogonalisation."""
+    eps = 1e-8
+    s = torch.rsqrt(v + eps)[..., None]
+    f = (torch.rsqrt((r / (r.mean(0) + 1e-9)).clamp(min=1e-9))[None], torch.rsqrt(c.clamp(min=1e-9))[:, None])
+    g3 = g[..., None]
+    rr, cc = r[None].expand(*g.shape, 3), c[:, None].expand(*g.shape, 3)
+    x = torch.cat(
+        [g3, g3.clamp(-0.1, 0.1), p[..., None], momentum, v[..., None], momentum * s, s, g3 * f[0] * f[1], g3 * s,
+         rr, cc, torch.rsqrt(rr + eps), torch.rsqrt(cc + eps), momentum * f[0] * f[1]], -1
+    )  # fmt: skip
+    x = x * torch.rsqrt(1e-9 + x.square().mean(dim=(0, 1), keepdim=True))
+    h = torch.relu(torch.relu(x @ theta.w0 + theta.b0) @ theta.w1 + theta.b1)
+    return (h @ theta.w2 + theta.b2)[..., 0]
+
+
+def test_three_times_faster_than_the_naive_form():
+    """Both without Newton-Schulz, on a GPT-sized matrix, alternating, medians."""
+    out, into = 1024, 512
+    theta = rule.Weights(*(torch.from_numpy(w) for w in THETA.weights))
+    g, p = torch.randn(out, into), torch.randn(out, into)
+    momentum, v = torch.zeros(out, into, 3), torch.zeros(out, into)
+    r, c = torch.zeros(into, 3), torch.zeros(out, 3)
+    accumulators = rule.init(torch, Spec(), p.T)
+    finite = torch.tensor(True)
+
+    def naive():
+        for i, b in enumerate((0.9, 0.99, 0.999)):
+            momentum[..., i].mul_(b).add_(g, alpha=1 - b)
+        q = g * g
+        v.mul_(0.95).add_(q, alpha=0.05)
+        r.mul_(0.9).add_(q.mean(0)[:, None], alpha=0.1)
+        c.mul_(0.9).add_(q.mean(1)[:, None], alpha=0.1)
+        d = naive_direction(g, p, momentum, v, r, c, theta)
+        return d * torch.rsqrt(1e-9 + d.square().mean())
+
+    def tiled():
+        return step_module.step(Spec(), theta, accumulators, g.T, p.T, finite, None)
+
+    times = {naive: [], tiled: []}
+    for _ in range(7):
+        for f, seconds in times.items():
+            began = time.perf_counter()
+            f()
+            seconds.append(time.perf_counter() - began)
+    ratio = np.median(times[naive]) / np.median(times[tiled])
+    assert ratio > 3, f"only {ratio:.1f} times faster"
