@@ -40,13 +40,23 @@ class Train:
     depth: int = 4
     """Transformer blocks."""
     out: Path = Path("runs/train")
-    """Folder of the results: runs.json and curves.png."""
+    """Folder of the results: runs.jsonl and curves.png."""
 
     def __call__(self, console: Console) -> None:
         """Run and report."""
-        from celo2.demo.report import compare
+        from celo2.demo.gpt import GPTConfig
+        from celo2.demo.report import compare, plan
+        from celo2.demo.text import from_file, standard_library
+        from celo2.demo.train import RunConfig
 
-        compare(self, console)
+        for name in ("steps", "seeds", "width", "depth"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}; give at least 1")
+        if self.width % 32:
+            raise InputError(f"--width is {self.width}; give a multiple of 32, the width of a head")
+        template = RunConfig("", 0.0, self.seed, self.steps, model=GPTConfig(self.width, self.depth))
+        configs = plan(self.optimizers, template, self.seeds, self.sweep)
+        compare(configs, from_file(self.text) if self.text else standard_library(), self.out, console)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ Leaves of two and more axes are (..., in, out): each matrix of a batch gets the 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,8 +18,9 @@ import optax
 from celo2 import rule
 from celo2.errors import InputError
 from celo2.routing import ADAMW, CELO2, Route, Routing, by_name_and_shape, check_rule
-from celo2.rule import Accumulators, Weights
+from celo2.rule import Weights
 from celo2.spec import Spec
+from celo2.state import State, join, lengths, pack, unpack
 from celo2.theta import Theta, load_theta
 from celo2.views import MatrixAxes, pieces
 
@@ -29,10 +31,12 @@ Axes = MatrixAxes | Any | Callable[[Any], Any] | None
 
 
 class ScaleByCelo2State(NamedTuple):
-    """State of `scale_by_celo2`, float32 whatever the parameters are."""
+    """State of `scale_by_celo2`: trees like the parameters, float32 whatever they are (see `celo2.state.State`)."""
 
-    accumulators: Any
-    """At each leaf of the parameters a tuple of `Accumulators`, one for each batch of equal matrices in it."""
+    momentum: Any
+    second_moment: Any
+    row_moments: Any
+    column_moments: Any
     skipped: jax.Array
     """How many gradients (leaf by leaf) were not finite and were skipped; int32."""
 
@@ -59,18 +63,19 @@ def scale_by_celo2(
     orthogonalized = theta.spec.orthogonalize if orthogonalize is None else orthogonalize
 
     def init(params: Any) -> ScaleByCelo2State:
-        return ScaleByCelo2State(jax.tree.map(_init_leaf(theta.spec), params, _axes_tree(axes, params)), jnp.zeros((), jnp.int32))
+        states = jax.tree.map(functools.partial(_init_leaf, theta.spec), params, _axes_tree(axes, params))
+        return ScaleByCelo2State(*_unzip(params, states, len(State._fields)), jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: ScaleByCelo2State, params: Any = None, **extra: Any) -> tuple[Any, ScaleByCelo2State]:
         del extra
         if params is None:
             raise InputError("params is None, but the Celo2 rule reads the weights; call update(grads, state, params)")
-        one = _update_leaf(theta.spec, Weights(*map(jnp.asarray, theta.weights)), orthogonalized)
-        outcomes = jax.tree.map(one, updates, params, _axes_tree(axes, params), state.accumulators)
-        leaves, treedef = jax.tree.flatten(updates)
-        steps, accumulators, finite = zip(*treedef.flatten_up_to(outcomes), strict=True) if leaves else ((), (), ())
-        skipped = state.skipped + sum((~f).astype(jnp.int32) for f in finite)
-        return treedef.unflatten(steps), ScaleByCelo2State(treedef.unflatten(accumulators), skipped)
+        one = functools.partial(_update_leaf, theta.spec, Weights(*map(jnp.asarray, theta.weights)), orthogonalized)
+        *trees, skipped = state
+        outcomes = jax.tree.map(one, updates, params, _axes_tree(axes, params), *trees)
+        steps, finite, *trees = _unzip(updates, outcomes, 2 + len(State._fields))
+        skipped = sum((~f for f in jax.tree.leaves(finite)), start=skipped)
+        return steps, ScaleByCelo2State(*trees, skipped)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -167,41 +172,38 @@ def _axes_tree(axes: Axes, params: Any) -> Any:
     return jax.tree.map(spread, axes, params, is_leaf=lambda x: x is None or isinstance(x, MatrixAxes))
 
 
-def _init_leaf(spec: Spec) -> Callable[[Any, MatrixAxes], tuple[Accumulators, ...]]:
-    def init(p: Any, axes: MatrixAxes) -> tuple[Accumulators, ...]:
-        p = _wide(jnp.zeros_like(p))
-        if p.ndim < 2:
-            return (rule.init(jnp, spec, p.reshape(1, -1), vector=True),)
-        return tuple(rule.init(jnp, spec, piece.view(jnp, p)) for piece in pieces(p.shape, axes))
-
-    return init
+def _unzip(tree: Any, outcomes: Any, count: int) -> list[Any]:
+    """A tree with a tuple of `count` at each leaf of `tree`, as `count` trees."""
+    treedef = jax.tree.structure(tree)
+    columns = zip(*treedef.flatten_up_to(outcomes), strict=True) if treedef.num_leaves else [()] * count
+    return [treedef.unflatten(column) for column in columns]
 
 
-def _update_leaf(spec: Spec, theta: Weights, orthogonalized: bool) -> Callable[..., tuple[Any, tuple[Accumulators, ...], jax.Array]]:
-    def update(g: Any, p: Any, axes: MatrixAxes, old: tuple[Accumulators, ...]) -> tuple[Any, tuple[Accumulators, ...], jax.Array]:
-        if g.size == 0:
-            return g, old, jnp.array(True)
-        wide_g, wide_p = _wide(g), _wide(p)
-        finite = jnp.isfinite(wide_g).all()
-        wide_g = jnp.where(finite, wide_g, 0)
-        with jax.default_matmul_precision("highest"):
-            if g.ndim < 2:
-                step, new = rule.update(jnp, spec, theta, old[0], wide_g.reshape(1, -1), wide_p.reshape(1, -1), None)
-                step, new = step.reshape(g.shape), (new,)
-            else:
-                orthogonalize = rule.orthogonalize if orthogonalized else None
-                parts = pieces(g.shape, axes)
-                done = [
-                    rule.update(jnp, spec, theta, accumulators, part.view(jnp, wide_g), part.view(jnp, wide_p), orthogonalize)
-                    for part, accumulators in zip(parts, old, strict=True)
-                ]
-                steps = [part.inverse(jnp, step) for part, (step, _) in zip(parts, done, strict=True)]
-                step = steps[0] if len(steps) == 1 else jnp.concatenate(steps, axis=parts[0].split)
-                new = tuple(accumulators for _, accumulators in done)
-        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)
-        return jnp.where(finite, step, 0).astype(g.dtype), new, finite
+def _init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> State:
+    second_moment = _wide(jnp.zeros_like(p))
+    momentum = jnp.stack([second_moment for _ in spec.momentum_decays])
+    moments = lengths(spec, pieces(p.shape, axes), second_moment, jnp)
+    return State(momentum, second_moment, *(jnp.zeros(shape, second_moment.dtype) for shape in moments))
 
-    return update
+
+def _update_leaf(spec: Spec, theta: Weights, orthogonalized: bool, g: Any, p: Any, axes: MatrixAxes, *old: Any) -> tuple[Any, ...]:
+    """(step, whether the gradient was finite, the four arrays of the new state) of one leaf."""
+    if g.size == 0:
+        return g, jnp.array(True), *old
+    wide_g, wide_p = _wide(g), _wide(p)
+    finite = jnp.isfinite(wide_g).all()
+    wide_g = jnp.where(finite, wide_g, 0)
+    parts = pieces(g.shape, axes)
+    steps, new = [], []
+    with jax.default_matmul_precision("highest"):
+        for part, accumulators in zip(parts, unpack(jnp, parts, State(*old)), strict=True):
+            orthogonalize = rule.orthogonalize if orthogonalized and not part.vector else None
+            views = (part.view(jnp, x) for x in (wide_g, wide_p))
+            step, after = rule.update(jnp, spec, theta, accumulators, *views, orthogonalize)
+            steps.append(step)
+            new.append(after)
+    kept = (jnp.where(finite, after, before) for after, before in zip(pack(jnp, parts, new), old, strict=True))
+    return jnp.where(finite, join(jnp, parts, steps), 0).astype(g.dtype), finite, *kept
 
 
 def _wide(x: Any) -> Any:

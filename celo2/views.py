@@ -35,6 +35,8 @@ class Piece:
     Axes are counted from the end, so that an array may carry axes in front of the parameter's own (three momenta).
     """
 
+    vector = False
+
     split: int
     start: int
     count: int
@@ -60,12 +62,31 @@ class Piece:
         return x
 
 
-def pieces(shape: Sequence[int], axes: MatrixAxes) -> list[Piece]:
-    """The batches of matrices in a parameter of two or more axes: one, unless it is split into unequal blocks.
+@dataclasses.dataclass(frozen=True)
+class Vector:
+    """A parameter of one axis or none, seen as the one row (1, n)."""
+
+    vector = True
+
+    rank: int
+
+    def view(self, xp: Any, x: Any) -> Any:
+        """The row (..., 1, n) in an array of the parameter's layout."""
+        return x[..., None, :] if self.rank else x[..., None, None]
+
+    def inverse(self, xp: Any, matrices: Any) -> Any:
+        """The parameter, in its own layout, that the row (..., 1, n) came from."""
+        return matrices[..., 0, :] if self.rank else matrices[..., 0, 0]
+
+
+def pieces(shape: Sequence[int], axes: MatrixAxes) -> list[Piece] | list[Vector]:
+    """The batches of matrices in a parameter: one, unless it is split into unequal blocks; or its one vector.
 
     Raises:
         InputError: the axes do not exist or coincide, or the split sizes do not add up.
     """
+    if len(shape) < 2:
+        return [Vector(len(shape))]
     fan_in, fan_out, split = (_from_the_end(axis, shape) for axis in (axes.fan_in, axes.fan_out, axes.split_axis))
     if fan_in == fan_out:
         raise InputError(f"fan_in and fan_out are one axis, {axes.fan_in}, of shape {tuple(shape)}; state two different axes")

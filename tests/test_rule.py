@@ -28,20 +28,15 @@ NAMESPACES = {
 
 def run(xp, convert, w, grads, orthogonalize, theta=THETA, lr=0.01):
     """(steps, parameters) of the rule over `xp`, for one parameter in (..., in, out)."""
-    vector = w.ndim < 2
-    piece = None if vector else pieces(w.shape, MatrixAxes())[0]
+    (piece,) = pieces(w.shape, MatrixAxes())
     weights = Weights(*map(convert, theta.weights))
     p, steps, params = convert(w), [], []
-
-    def view(x):
-        return x.reshape(1, -1) if piece is None else piece.view(xp, x)
-
-    accumulators = rule.init(xp, SPEC, view(p), vector)
+    newton_schulz = rule.orthogonalize if orthogonalize and not piece.vector else None
+    accumulators = rule.init(xp, SPEC, piece.view(xp, p), piece.vector)
     for g in grads:
-        u, accumulators = rule.update(
-            xp, SPEC, weights, accumulators, view(convert(g)), view(p), rule.orthogonalize if orthogonalize and not vector else None
-        )
-        u = u.reshape(w.shape) if piece is None else piece.inverse(xp, u)
+        views = (piece.view(xp, x) for x in (convert(g), p))
+        u, accumulators = rule.update(xp, SPEC, weights, accumulators, *views, newton_schulz)
+        u = piece.inverse(xp, u)
         p = p - lr * u
         steps.append(np.asarray(u))
         params.append(np.asarray(p))

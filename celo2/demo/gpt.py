@@ -47,7 +47,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Next-byte prediction; weights are drawn from `seed`, the residual projections smaller by 1/sqrt(2 depth)."""
 
-    def __init__(self, config: GPTConfig, seed: int) -> None:
+    def __init__(self, config: GPTConfig = GPTConfig(), seed: int = 0) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(VOCABULARY, config.width)
         self.position_embedding = nn.Embedding(config.context, config.width)

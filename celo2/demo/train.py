@@ -79,7 +79,7 @@ def run(config: RunConfig, data: text.Text) -> Iterator[RunResult]:
         model.zero_grad()
         for each in schedules:
             each.step()
-        result.losses.append(float(loss))
+        result.losses.append(loss.item())
         yield result
     result.held_out_loss = evaluate(model, data, config)
     yield result

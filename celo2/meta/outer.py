@@ -74,7 +74,7 @@ def outer_iteration(config: MetaConfig, family: TaskFamily, state: OuterState) -
     )
     updates, optimizer = outer_optimizer(config).update(gradient, state.optimizer, state.theta)
     theta = optax.apply_updates(state.theta, updates)
-    metrics = {"meta_loss": losses.mean(), "gradient_norm": optax.global_norm(gradient)}
+    metrics = {"meta_loss": losses.mean(), "gradient_norm": optax.tree.norm(gradient)}
     return OuterState(theta, optimizer, trajectories, state.iteration + 1), metrics
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -15,13 +14,14 @@ from torch.optim.optimizer import Optimizer
 
 from celo2.errors import InputError
 from celo2.routing import ADAMW, CELO2, Override, Route, Routing, check_rule, overridden
-from celo2.rule import Accumulators, Weights
+from celo2.rule import Weights
+from celo2.state import State, lengths, unpack
 from celo2.theta import Theta, load_theta
 from celo2.torch import adamw
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
 from celo2.torch.routing import default_axes, route_module, route_tensor
 from celo2.torch.step import step as rule_step
-from celo2.views import MatrixAxes, Piece, pieces
+from celo2.views import MatrixAxes, Piece, Vector, pieces
 
 
 class Celo2(Optimizer):
@@ -186,16 +186,11 @@ class Celo2(Optimizer):
             return
         dtype = torch.promote_types(p.dtype, torch.float32)
         per_entry = p.dtype if p.dtype == torch.float64 else group["state_dtype"]
-        zeros = torch.zeros_like(p, dtype=per_entry, memory_format=torch.preserve_format)
-        state["momentum"] = torch.stack([zeros for _ in self.theta.spec.momentum_decays])
-        state["second_moment"] = zeros
-        factors = len(self.theta.spec.factored_decays)
-        if p.ndim < 2:
-            state["moments"] = torch.zeros((factors, max(p.numel(), 1)), dtype=dtype, device=p.device)
-            return
-        lengths = [_lengths(piece.view(torch, p)) for piece in _pieces(p, group)]
-        for key, length in zip(("row_moments", "column_moments"), map(sum, zip(*lengths, strict=True)), strict=True):
-            state[key] = torch.zeros((factors, length), dtype=dtype, device=p.device)
+        second_moment = torch.zeros_like(p, dtype=per_entry, memory_format=torch.preserve_format)
+        momentum = torch.stack([second_moment for _ in self.theta.spec.momentum_decays])
+        moments = lengths(self.theta.spec, _parts(p, group), second_moment, torch)
+        factored = (torch.zeros(shape, dtype=dtype, device=p.device) for shape in moments)
+        state.update(State(momentum, second_moment, *factored)._asdict())
 
     def _step_tensor(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> Tensor:
         """Move one parameter; returns whether its gradient was finite, a 0-d bool tensor that nothing waits for."""
@@ -207,14 +202,15 @@ class Celo2(Optimizer):
             return finite
         spec = self.theta.spec
         theta = self._theta_tensors(torch.promote_types(p.dtype, torch.float32), p.device)
-        orthogonalize = newton_schulz if group["orthogonalize"] and p.ndim > 1 else None
-        for piece, accumulators in _accumulators(p, state, group):
-            part = piece.view(torch, p) if piece else p.reshape(1, -1)
-            u = rule_step(spec, theta, accumulators, piece.view(torch, g) if piece else g.reshape(1, -1), part, finite, orthogonalize)
+        parts = _parts(p, group)
+        views = unpack(torch, parts, State(*(state[key] for key in State._fields)))
+        for part, accumulators in zip(parts, views, strict=True):
+            orthogonalize = newton_schulz if group["orthogonalize"] and not part.vector else None
+            w = part.view(torch, p)
+            u = rule_step(spec, theta, accumulators, part.view(torch, g), w, finite, orthogonalize)
             if group["weight_decay"]:
-                u.add_(part * finite, alpha=group["weight_decay"])
-            u.mul_(-group["lr"])
-            part.add_(u)
+                u.add_(w * finite, alpha=group["weight_decay"])
+            w.add_(u.mul_(-group["lr"]))
         return finite
 
     def _theta_tensors(self, dtype: torch.dtype, device: torch.device) -> Weights:
@@ -266,34 +262,10 @@ class Celo2(Optimizer):
         return {**super().__getstate__(), **own, "_tensors": {}}
 
 
-def _pieces(p: Tensor, group: dict[str, Any]) -> list[Piece]:
+def _parts(p: Tensor, group: dict[str, Any]) -> list[Piece] | list[Vector]:
     if group["axes"] is None:
         return pieces(p.shape, default_axes(p.shape))
     return pieces(p.shape, MatrixAxes(*group["axes"], group["split_axis"], tuple(group["split_sizes"])))
-
-
-def _accumulators(p: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Iterable[tuple[Piece | None, Accumulators]]:
-    """Each batch of matrices of a parameter (None: it is a vector) with views of its accumulators."""
-    factors = len(state["momentum"])
-    if p.ndim < 2:
-        flat = (state["momentum"].reshape(factors, 1, -1), state["second_moment"].reshape(1, -1))
-        yield None, Accumulators(*flat, (state["moments"].reshape(factors, 1, -1),))
-        return
-    row, column = 0, 0
-    for piece in _pieces(p, group):
-        momentum, second_moment = piece.view(torch, state["momentum"]), piece.view(torch, state["second_moment"])
-        *batch, a, b = second_moment.shape
-        rows, columns = _lengths(second_moment)
-        r = state["row_moments"][:, row : row + rows].view(factors, *batch, a, 1)
-        c = state["column_moments"][:, column : column + columns].view(factors, *batch, 1, b)
-        yield piece, Accumulators(momentum, second_moment, (r, c))
-        row, column = row + rows, column + columns
-
-
-def _lengths(matrices: Tensor) -> tuple[int, int]:
-    """How many rows and how many columns the matrices (..., a, b) have together."""
-    *batch, a, b = matrices.shape
-    return math.prod(batch) * a, math.prod(batch) * b
 
 
 def _name(group: dict[str, Any], index: int, number: int | None = None) -> str:

@@ -33,7 +33,7 @@ def estimate(
     def one(trajectory: Trajectory, keys: jax.Array) -> tuple[Weights, jax.Array, Trajectory]:
         (loss, after), gradient = jax.value_and_grad(meta_loss, has_aux=True)(theta, trajectory, keys)
         gradient = jax.tree.map(lambda g: jnp.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0), gradient)
-        scale = jnp.minimum(1.0, trajectory_clip / (optax.global_norm(gradient) + 1e-30))
+        scale = jnp.minimum(1.0, trajectory_clip / (optax.tree.norm(gradient) + 1e-30))
         return jax.tree.map(lambda g: g * scale, gradient), loss, after
 
     gradients, losses, after = jax.vmap(one)(trajectories, keys)

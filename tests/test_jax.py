@@ -1,0 +1,316 @@
+"""Protects the optax front end: the same numbers as the oracle, and whatever a user may do with an optax transformation."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from celo2 import InputError, MatrixAxes
+from celo2.jax import celo2, route, scale_by_celo2
+from tests.cases import REFERENCE, SHAPES, THETA, draw
+from tests.oracle import oracle_steps
+
+make = functools.partial(celo2, theta=THETA)
+
+
+def train(optimizer, w, grads):
+    @jax.jit
+    def step(p, state, g):
+        updates, state = optimizer.update(g, state, p)
+        return optax.apply_updates(p, updates), state
+
+    p, state = jnp.asarray(w), optimizer.init(jnp.asarray(w))
+    for g in grads:
+        p, state = step(p, state, jnp.asarray(g))
+    return p, state
+
+
+@pytest.mark.parametrize("orthogonalize", [True, False])
+@pytest.mark.parametrize("name", SHAPES)
+def test_parameters_after_twenty_steps_with_weight_decay(name, orthogonalize):
+    w, grads = draw(SHAPES[name])
+    p, _ = train(make(0.01, weight_decay=0.1, orthogonalize=orthogonalize, labels="celo2"), w, grads)
+    _, expected = oracle_steps(REFERENCE, grads, w, orthogonalize, weight_decay=0.1)
+    np.testing.assert_allclose(p, expected[-1], rtol=0, atol=1e-5)
+
+
+def test_scale_by_celo2_is_the_direction_and_celo2_the_policy():
+    w, grads = draw((6, 4), steps=1)
+    direction = scale_by_celo2(THETA)
+    u, _ = direction.update(jnp.asarray(grads[0]), direction.init(jnp.asarray(w)), jnp.asarray(w))
+    p, _ = train(make(0.01, labels="celo2"), w, grads)
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(u))), 1, rtol=1e-4)
+    np.testing.assert_allclose(p, w - 0.01 * np.asarray(u), atol=1e-6)
+
+
+def test_axes_stated_for_one_leaf():
+    """Equinox keeps (out, in)."""
+    w, grads = draw((4, 6))
+    params = {"a": w.T.copy(), "b": w}
+    axes = {"a": MatrixAxes(fan_in=1, fan_out=0), "b": None}
+    p, _ = train_tree(make(0.01, axes=axes), params, [{"a": g.T.copy(), "b": g} for g in grads])
+    _, expected = oracle_steps(REFERENCE, grads, w, True)
+    np.testing.assert_allclose(p["b"], expected[-1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(p["a"], expected[-1].T, rtol=0, atol=1e-5)
+
+
+def train_tree(optimizer, params, grads):
+    params = jax.tree.map(jnp.asarray, params)
+    state = optimizer.init(params)
+    step = jax.jit(optimizer.update)
+    for g in grads:
+        updates, state = step(jax.tree.map(jnp.asarray, g), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def test_unequal_splits_are_matrices_of_their_own():
+    sizes = (12, 4, 4)
+    parts = [draw((6, size), seed=i) for i, size in enumerate(sizes)]
+    w, grads = (np.concatenate(x, axis=-1) for x in zip(*parts, strict=True))
+    p, _ = train(make(0.01, labels="celo2", axes=MatrixAxes(split_sizes=sizes)), w, grads)
+    expected = [oracle_steps(REFERENCE, g, part, True)[1][-1] for part, g in parts]
+    np.testing.assert_allclose(p, np.concatenate(expected, axis=-1), rtol=0, atol=1e-5)
+
+
+def parabola(shape):
+    target = jax.random.normal(jax.random.key(0), shape)
+    return jnp.zeros(shape), lambda x: jnp.sum(jnp.square(x - target))
+
+
+def rosenbrock():
+    return jnp.zeros((1, 2)), lambda x: jnp.sum((1 - x[0, 0]) ** 2 + 100 * (x[0, 1] - x[0, 0] ** 2) ** 2)
+
+
+@pytest.mark.parametrize(("problem", "bound"), [(parabola((1, 6)), 1e-2), (parabola((5, 3)), 1e-2), (rosenbrock(), 1e-1)],
+                         ids=["parabola", "matrix parabola", "Rosenbrock"])  # fmt: skip
+def test_converges(problem, bound):
+    """Under a decaying rate, since every step has the rate's size. Momentum alone is theta here: a known good direction."""
+    start, loss = problem
+    steps = 3000
+    optimizer = make(optax.cosine_decay_schedule(0.03, steps), theta=momentum_theta(), labels="celo2")
+
+    def body(carry, _):
+        p, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(p), state, p)
+        return (optax.apply_updates(p, updates), state), None
+
+    (p, _), _ = jax.jit(lambda c: jax.lax.scan(body, c, length=steps))((start, optimizer.init(start)))
+    assert loss(p) < bound * loss(start)
+
+
+def momentum_theta():
+    """A theta written by hand that passes M_0.9 through a pair of ReLU units: Muon's direction."""
+    from celo2 import Theta
+    from celo2.rule import Weights
+
+    weights = Weights(*(np.zeros_like(w) for w in THETA.weights))
+    weights.w0[3, :2] = 1, -1
+    weights.w1[[0, 1], [0, 1]] = 1
+    weights.w2[:2, 0] = 1, -1
+    return Theta(weights, name="momentum")
+
+
+def test_extra_arguments_are_taken():
+    optimizer = optax.chain(make(1e-3))
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
+    optimizer.update(params, optimizer.init(params), params, value=1.0, other="x")
+
+
+def test_inject_hyperparams_equals_the_plain_optimizer():
+    w, grads = draw((6, 4), steps=3)
+    injected = optax.inject_hyperparams(make, static_args=("labels", "theta"))(learning_rate=0.01, labels="celo2", theta=THETA)
+    p, state = train(injected, w, grads)
+    q, _ = train(make(0.01, labels="celo2"), w, grads)
+    np.testing.assert_allclose(p, q, atol=1e-6)
+    assert float(state.hyperparams["learning_rate"]) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_dtypes_and_shapes_of_updates_and_state_are_stable_inside_scan(dtype):
+    params = {"w": jnp.ones((3, 4), dtype), "b": jnp.ones(4, dtype), "taps": jnp.ones((3, 3, 2, 5), dtype)}
+    optimizer = make(1e-3, weight_decay=0.1)
+
+    def body(carry, _):
+        p, state = carry
+        updates, state = optimizer.update(p, state, p)
+        return (optax.apply_updates(p, updates), state), None
+
+    (p, _), _ = jax.lax.scan(body, (params, optimizer.init(params)), length=3)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), p) == jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    hidden = scale_by_celo2(THETA)
+    assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(hidden.init(params)))
+
+
+def test_multi_steps_averages_gradients():
+    w, grads = draw((6, 4), steps=4)
+    p, _ = train(optax.MultiSteps(make(0.01, labels="celo2"), 2), w, grads)
+    q, _ = train(make(0.01, labels="celo2"), w, grads.reshape(2, 2, 6, 4).mean(1))
+    np.testing.assert_allclose(p, q, atol=1e-5)
+
+
+def test_empty_trees_masked_nodes_and_empty_leaves():
+    optimizer = make(1e-3)
+    assert optimizer.update({}, optimizer.init({}), {})[0] == {}
+    params = {"w": jnp.ones((3, 4)), "none": None, "empty": jnp.ones((0, 4))}
+    masked = optax.masked(scale_by_celo2(THETA), {"w": True, "none": None, "empty": False})
+    updates, _ = masked.update(params, masked.init(params), params)
+    assert updates["w"].shape == (3, 4)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates["empty"].shape == (0, 4)
+
+
+def test_params_none_is_a_clear_error():
+    optimizer = scale_by_celo2(THETA)
+    params = jnp.ones((3, 4))
+    with pytest.raises(InputError, match=r"params is None, but the Celo2 rule reads the weights; call update\(grads, state, params\)"):
+        optimizer.update(params, optimizer.init(params))
+
+
+def test_jit_with_donation_and_no_second_compilation():
+    optimizer = make(optax.linear_schedule(1e-3, 0, 10))
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(p, state, g):
+        updates, state = optimizer.update(g, state, p)
+        return optax.apply_updates(p, updates), state
+
+    grads = {"w": jnp.full((3, 4), 0.5), "b": jnp.ones(4)}
+    state = optimizer.init(params)
+    for _ in range(3):
+        params, state = step(params, state, grads)
+    assert step._cache_size() == 1
+
+
+def test_vmap_is_a_loop():
+    w, grads = draw((4, 3, 5), steps=1)
+    optimizer = scale_by_celo2(THETA)
+
+    def one(p, g):
+        return optimizer.update(g, optimizer.init(p), p)[0]
+
+    together = jax.vmap(one)(w, grads[0])
+    alone = jnp.stack([one(jnp.asarray(p), jnp.asarray(g)) for p, g in zip(w, grads[0], strict=True)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_gradient_that_is_not_finite_moves_nothing_but_the_others(bad):
+    params = {"hurt": jnp.ones((3, 4)), "well": jnp.ones((3, 4))}
+    optimizer = scale_by_celo2(THETA)
+    grads = jax.tree.map(lambda x: x * 0.1, params)
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    spoiled = {**grads, "hurt": grads["hurt"].at[1, 1].set(bad)}
+    updates, after = optimizer.update(spoiled, state, params)
+    assert not updates["hurt"].any()
+    assert updates["well"].all()
+    for new, old in zip(after[:4], state[:4], strict=True):
+        np.testing.assert_array_equal(new["hurt"], old["hurt"])
+    assert int(after.skipped) == 1
+
+
+def test_nnx_optimizer():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.embed = nnx.Embed(7, 8, rngs=rngs)
+            self.hidden = nnx.Linear(8, 8, rngs=rngs)
+            self.head = nnx.Linear(8, 7, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(jax.nn.relu(self.hidden(self.embed(x))))
+
+    model = Model(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, make(1e-2), wrt=nnx.Param)
+    x = jnp.arange(7)
+
+    def loss(model):
+        return optax.softmax_cross_entropy_with_integer_labels(model(x), (3 * x) % 7).mean()
+
+    first = loss(model)
+    for _ in range(40):
+        optimizer.update(model, nnx.grad(loss)(model))
+    assert loss(model) < 0.5 * first
+    rules = {r.name: r.rule for r in route(nnx.state(model, nnx.Param))}
+    assert {name for name, rule in rules.items() if rule == "celo2"} == {"hidden.kernel"}
+
+
+def test_equinox_with_its_axes():
+    model = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    optimizer = make(1e-2, axes=MatrixAxes(fan_in=1, fan_out=0))
+    x = jax.random.normal(jax.random.key(1), (32, 4))
+
+    def loss(params):
+        return jnp.mean(jnp.square(jax.vmap(eqx.combine(params, static))(x) - x[:, :3] ** 2))
+
+    state, first = optimizer.init(params), loss(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(100):
+        params, state = step(params, state)
+    assert loss(params) < 0.5 * first
+
+
+def test_sharded_parameters_on_eight_devices():
+    """Automatic sharding: the same numbers, and state that is spread like its parameter."""
+    devices = jax.devices()
+    assert len(devices) == 8
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    w, grads = draw((16, 8), steps=3)
+    spread = NamedSharding(mesh, PartitionSpec("x", "y"))
+    optimizer = make(0.01, labels="celo2")
+    expected, _ = train(optimizer, w, grads)
+
+    @jax.jit
+    def step(p, state, g):
+        updates, state = optimizer.update(g, state, p)
+        return optax.apply_updates(p, updates), state
+
+    p = jax.device_put(w, spread)
+    state = jax.jit(optimizer.init)(p)
+    for g in grads:
+        p, state = step(p, state, jax.device_put(g, spread))
+    np.testing.assert_allclose(p, expected, atol=1e-5)
+    assert len(p.sharding.device_set) == 8
+
+
+def test_routing_by_names_and_its_table():
+    params = {
+        "token_embedding": jnp.ones((50, 8)),
+        "blocks": {"attention": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}, "norm1": {"scale": jnp.ones(8)}},
+        "lm_head": {"kernel": jnp.ones((8, 50))},
+        "conv": jnp.ones((3, 3, 4, 8)),
+    }
+    rules = {r.name: r.rule for r in route(params)}
+    assert {name for name, rule in rules.items() if rule == "celo2"} == {"blocks.attention.kernel", "conv"}
+    assert "lm_head.kernel" in str(route(params))
+    assert "output head, by its name" in str(route(params))
+    assert {r.rule for r in route(params, everywhere=True)} == {"celo2"}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make(-1.0), "learning_rate is -1.0; it must not be below 0"),
+        (lambda: make(1e-3, weight_decay=-1), "weight_decay is -1; it must not be below 0"),
+        (lambda: celo2(1e-3, theta="nope"), "unknown theta 'nope'"),
+        (lambda: make(1e-3, labels="sgd"), "unknown rule 'sgd'"),
+        (lambda: scale_by_celo2(THETA).init(jnp.ones((2, 2), jnp.complex64)), "only real floats can be optimized"),
+        (lambda: scale_by_celo2(THETA, axes=MatrixAxes(0, 0)).init(jnp.ones((2, 2))), "state two different axes"),
+    ],
+)
+def test_bad_input_gets_one_sentence(call, message):
+    with pytest.raises(InputError, match=message.replace("(", r"\(")) as caught:
+        call()
+    assert "\n" not in str(caught.value)
