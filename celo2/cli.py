@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -102,16 +101,20 @@ def _model(path: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
         factory = getattr(importlib.import_module(module), name)
         return factory()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"cannot make a model of {path!r} ({error}); give module:callable, a callable without arguments") from error
+        raise InputError(
+            f"cannot make a model of {path!r} ({error}); give module:callable, a callable without arguments"
+        ) from error
 
 
-COMMANDS: dict[str, Callable[[Console], None] | type] = {"train": Train, "meta-train": MetaTrain, "routing": Routing}
+COMMANDS: dict[str, type] = {"train": Train, "meta-train": MetaTrain, "routing": Routing}
 EXTRAS = {"train": "bench", "meta-train": "meta", "routing": "torch"}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one sentence on stderr and exit code 2."""
-    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="celo2", args=arguments, description="The learned optimizer Celo2.")
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="celo2", args=arguments, description="The learned optimizer Celo2."
+    )
     name = next(key for key, value in COMMANDS.items() if isinstance(command, value))
     console = Console()
     errors = Console(stderr=True, soft_wrap=True)

@@ -64,9 +64,9 @@ def scale_by_celo2(
 
     def init(params: Any) -> ScaleByCelo2State:
         states = jax.tree.map(functools.partial(_init_leaf, theta.spec), params, _axes_tree(axes, params))
-        return ScaleByCelo2State(*_unzip(params, states, len(State._fields)), jnp.zeros((), jnp.int32))
+        return ScaleByCelo2State._make([*_unzip(params, states, len(State._fields)), jnp.zeros((), jnp.int32)])
 
-    def update(updates: Any, state: ScaleByCelo2State, params: Any = None, **extra: Any) -> tuple[Any, ScaleByCelo2State]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ScaleByCelo2State]:
         del extra
         if params is None:
             raise InputError("params is None, but the Celo2 rule reads the weights; call update(grads, state, params)")
@@ -75,7 +75,7 @@ def scale_by_celo2(
         outcomes = jax.tree.map(one, updates, params, _axes_tree(axes, params), *trees)
         steps, finite, *trees = _unzip(updates, outcomes, 2 + len(State._fields))
         skipped = sum((~f for f in jax.tree.leaves(finite)), start=skipped)
-        return steps, ScaleByCelo2State(*trees, skipped)
+        return steps, ScaleByCelo2State._make([*trees, skipped])
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -119,7 +119,7 @@ def celo2(
         if isinstance(value, int | float) and not value >= 0:
             raise InputError(f"{name} is {value}; it must not be below 0")
 
-    def adamw_rate(count: jax.Array) -> Any:
+    def adamw_rate(count: Any) -> Any:
         return adamw_lr_multiplier * (learning_rate(count) if callable(learning_rate) else learning_rate)
 
     def by_route(params: Any) -> Any:
@@ -186,7 +186,9 @@ def _init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> State:
     return State(momentum, second_moment, *(jnp.zeros(shape, second_moment.dtype) for shape in moments))
 
 
-def _update_leaf(spec: Spec, theta: Weights, orthogonalized: bool, g: Any, p: Any, axes: MatrixAxes, *old: Any) -> tuple[Any, ...]:
+def _update_leaf(
+    spec: Spec, theta: Weights, orthogonalized: bool, g: Any, p: Any, axes: MatrixAxes, *old: Any
+) -> tuple[Any, ...]:
     """(step, whether the gradient was finite, the four arrays of the new state) of one leaf."""
     if g.size == 0:
         return g, jnp.array(True), *old
@@ -198,8 +200,8 @@ def _update_leaf(spec: Spec, theta: Weights, orthogonalized: bool, g: Any, p: An
     with jax.default_matmul_precision("highest"):
         for part, accumulators in zip(parts, unpack(jnp, parts, State(*old)), strict=True):
             orthogonalize = rule.orthogonalize if orthogonalized and not part.vector else None
-            views = (part.view(jnp, x) for x in (wide_g, wide_p))
-            step, after = rule.update(jnp, spec, theta, accumulators, *views, orthogonalize)
+            view_g, view_p = part.view(jnp, wide_g), part.view(jnp, wide_p)
+            step, after = rule.update(jnp, spec, theta, accumulators, view_g, view_p, orthogonalize)
             steps.append(step)
             new.append(after)
     kept = (jnp.where(finite, after, before) for after, before in zip(pack(jnp, parts, new), old, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from celo2.errors import InputError
 from celo2.views import MatrixAxes
@@ -52,7 +53,7 @@ class Routing(Sequence[Route]):
     def __len__(self) -> int:
         return len(self._routes)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+    def __getitem__(self, index: Any) -> Any:
         return self._routes[index]
 
     def __iter__(self) -> Iterator[Route]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from celo2.errors import InputError
 
@@ -13,7 +14,7 @@ class Spec:
     """Constants of one rule; they travel in the header of its theta file. Defaults are those of the Celo2 paper."""
 
     orthogonalize: bool = True
-    """Newton-Schulz on every matrix, AdamW for vectors, embeddings and head (Celo2); False: the rule alone, everywhere (Celo2-base)."""
+    """Newton-Schulz on matrices, AdamW for vectors, embeddings and head (Celo2); False: the rule alone on all (Celo2-base)."""
     hidden: int = 8
     """Width of both hidden layers of the MLP."""
     momentum_decays: tuple[float, float, float] = (0.9, 0.99, 0.999)
@@ -55,9 +56,12 @@ class Spec:
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"the spec {text[:40]!r} is no JSON ({error}); take the theta file from its source again") from error
+            raise InputError(
+                f"the spec {text[:40]!r} is no JSON ({error}); take the theta file from its source again"
+            ) from error
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) != names:
             odd = sorted(names.symmetric_difference(values if isinstance(values, dict) else ()))
             raise InputError(f"the spec has missing or unknown fields {odd}; this theta needs another version of celo2")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**arguments)

@@ -27,7 +27,9 @@ class State(NamedTuple):
     """(3, columns of all matrices, one after the other); of a vector nothing, (3, 0)."""
 
 
-def lengths(spec: Spec, parts: Sequence[Piece | Vector], second_moment: Any, xp: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+def lengths(
+    spec: Spec, parts: Sequence[Piece | Vector], second_moment: Any, xp: Any
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Shapes of `row_moments` and `column_moments` for a parameter's parts."""
     rows, columns = zip(*(_lengths(part, part.view(xp, second_moment).shape) for part in parts), strict=True)
     k = len(spec.factored_decays)

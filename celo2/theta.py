@@ -50,7 +50,9 @@ class Theta:
             if array.shape != shape:
                 raise InputError(f"{field} of theta {self.name!r} has shape {array.shape}, the rule needs {shape}")
             if array.dtype.kind != "f" or not np.isfinite(array).all():
-                raise InputError(f"{field} of theta {self.name!r} holds something other than finite floats; do not use this theta")
+                raise InputError(
+                    f"{field} of theta {self.name!r} holds something other than finite floats; do not use this theta"
+                )
         arrays = (np.array(array, np.float32) for array in self.weights)
         object.__setattr__(self, "weights", Weights(*arrays))
 
@@ -80,7 +82,9 @@ class Theta:
             raise InputError(f"the reference's theta has nineteen arrays; missing or unknown here: {odd}")
         rows = [np.asarray(mapping[key]) for key in REFERENCE_W0]
         if any(row.ndim != 2 or row.shape[1] != spec.hidden for row in rows):
-            raise InputError(f"w0__0 .. w0__13 have shapes {[row.shape for row in rows]}; each must be (channels, {spec.hidden})")
+            raise InputError(
+                f"w0__0 .. w0__13 have shapes {[row.shape for row in rows]}; each must be (channels, {spec.hidden})"
+            )
         rest = (np.asarray(mapping[key]) for key in ("b0", "w1", "b1", "w2", "b2"))
         return cls(Weights(np.concatenate(rows), *rest), spec, name)
 

@@ -47,10 +47,10 @@ class Piece:
 
     def view(self, xp: Any, x: Any) -> Any:
         """The matrices (..., a, b) in an array of the parameter's layout; no copy where the layout allows."""
-        x = x[(..., slice(self.start, self.start + self.count * self.size)) + (slice(None),) * (-self.split - 1)]
+        x = x[(..., slice(self.start, self.start + self.count * self.size), *(slice(None),) * (-self.split - 1))]
         if self.count > 1:
             cut = len(x.shape) + self.split
-            x = x.reshape(tuple(x.shape[:cut]) + (self.count, self.size) + tuple(x.shape[cut + 1 :]))
+            x = x.reshape(*x.shape[:cut], self.count, self.size, *x.shape[cut + 1 :])
         return xp.moveaxis(x, (self.short, self.long), (-2, -1))
 
     def inverse(self, xp: Any, matrices: Any) -> Any:
@@ -58,7 +58,7 @@ class Piece:
         x = xp.moveaxis(matrices, (-2, -1), (self.short, self.long))
         if self.count > 1:
             cut = len(x.shape) + self.split - 1
-            x = x.reshape(tuple(x.shape[:cut]) + (self.count * self.size,) + tuple(x.shape[cut + 2 :]))
+            x = x.reshape(*x.shape[:cut], self.count * self.size, *x.shape[cut + 2 :])
         return x
 
 

@@ -1,4 +1,4 @@
-"""A strict session: warnings are errors (pyproject.toml), JAX has eight virtual devices, hypothesis draws the same every time."""
+"""A strict session: warnings are errors (pyproject.toml), JAX has eight virtual devices, hypothesis draws alike each time."""
 
 import os
 

@@ -56,10 +56,7 @@ class MatrixOracle:
 
     def _channels(self, g, w):
         s = 1 / np.sqrt(self.v + 1e-8)
-        if self.vector:
-            f = _rho(self.d + 1e-9)
-        else:
-            f = self._outer(_rho(self.r / (self.r.mean(0) + 1e-9)), _rho(self.c))
+        f = _rho(self.d + 1e-9) if self.vector else self._outer(_rho(self.r / (self.r.mean(0) + 1e-9)), _rho(self.c))
         one = np.ones_like(f)
         g3, s3 = g[..., None], s[..., None]
         table = [g3, np.clip(g3, -0.1, 0.1), w[..., None], self.m, self.v[..., None], self.m * s3, s3, g3 * f, g3 * s3]

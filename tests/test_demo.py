@@ -95,7 +95,9 @@ def test_a_sweep_has_five_rates_an_optimizer():
 
 
 def test_texts_that_cannot_serve(tmp_path):
-    with pytest.raises(InputError, match=r"cannot read the text .*absent.txt \(No such file or directory\); give a readable file"):
+    with pytest.raises(
+        InputError, match=r"cannot read the text .*absent.txt \(No such file or directory\); give a readable file"
+    ):
         text.from_file(tmp_path / "absent.txt")
     (tmp_path / "short.txt").write_text("short")
     with pytest.raises(InputError, match="has 5 bytes; give one of at least 20000"):
@@ -103,12 +105,32 @@ def test_texts_that_cannot_serve(tmp_path):
 
 
 def test_the_command_shows_and_saves_a_comparison(prose, tmp_path):
-    arguments = ("train", "--text", prose, "--steps", 6, "--width", 32, "--depth", 1, "--optimizers", "celo2", "adamw", "--seeds", 2)
+    arguments = (
+        "train",
+        "--text",
+        prose,
+        "--steps",
+        6,
+        "--width",
+        32,
+        "--depth",
+        1,
+        "--optimizers",
+        "celo2",
+        "adamw",
+        "--seeds",
+        2,
+    )
     done = celo2(*arguments, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Held-out loss, lowest first: " in done.stdout
     records = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
-    assert [(r["config"]["optimizer"], r["config"]["seed"]) for r in records] == [("celo2", 0), ("adamw", 0), ("celo2", 1), ("adamw", 1)]
+    assert [(r["config"]["optimizer"], r["config"]["seed"]) for r in records] == [
+        ("celo2", 0),
+        ("adamw", 0),
+        ("celo2", 1),
+        ("adamw", 1),
+    ]
     assert len(records[0]["losses"]) == 6
     assert min(Image.open(tmp_path / "curves.png").size) > 400
 
@@ -129,8 +151,14 @@ def test_routing_command():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "--optimizers", "sgd"), "celo2 train: unknown optimizer 'sgd': take some of celo2, adamw, muon-0.95, muon-0.9"),
-        (("train", "--text", "/absent"), "celo2 train: cannot read the text /absent (No such file or directory); give a readable file"),
+        (
+            ("train", "--optimizers", "sgd"),
+            "celo2 train: unknown optimizer 'sgd': take some of celo2, adamw, muon-0.95, muon-0.9",
+        ),
+        (
+            ("train", "--text", "/absent"),
+            "celo2 train: cannot read the text /absent (No such file or directory); give a readable file",
+        ),
         (("train", "--steps", "0"), "celo2 train: --steps is 0; give at least 1"),
         (("train", "--width", "100"), "celo2 train: --width is 100; give a multiple of 32, the width of a head"),
         (("meta-train", "--preset", "x"), "celo2 meta-train: unknown preset 'x': take one of quick, celo2, celo2-base"),

@@ -18,8 +18,19 @@ class Block:
 sys.meta_path.insert(0, Block())
 """
 
-TORCH = "import torch, celo2.torch; m = torch.nn.Linear(3, 3); o = celo2.torch.Celo2(m); m(torch.ones(1, 3)).sum().backward(); o.step()"
-JAX = "import jax.numpy as j, celo2.jax; o = celo2.jax.celo2(1e-3); p = j.ones((3, 3)); o.update(p, o.init(p), p)"
+TORCH = """
+import torch, celo2.torch
+model = torch.nn.Linear(3, 3)
+optimizer = celo2.torch.Celo2(model)
+model(torch.ones(1, 3)).sum().backward()
+optimizer.step()
+"""
+JAX = """
+import jax.numpy as jnp, celo2.jax
+optimizer = celo2.jax.celo2(1e-3)
+params = jnp.ones((3, 3))
+optimizer.update(params, optimizer.init(params), params)
+"""
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,9 @@ def test_empty_trees_masked_nodes_and_empty_leaves():
 def test_params_none_is_a_clear_error():
     optimizer = scale_by_celo2(THETA)
     params = jnp.ones((3, 4))
-    with pytest.raises(InputError, match=r"params is None, but the Celo2 rule reads the weights; call update\(grads, state, params\)"):
+    with pytest.raises(
+        InputError, match=r"params is None, but the Celo2 rule reads the weights; call update\(grads, state, params\)"
+    ):
         optimizer.update(params, optimizer.init(params))
 
 

@@ -61,7 +61,9 @@ def test_the_inner_loop_is_the_rule_and_adam(orthogonalize):
     w, b = np.array(params["w"], np.float64), np.array(params["b"], np.float64)
     for t, key in enumerate(keys):
         batch = FAMILY.batch(key, trajectory.task)
-        loss, g = jax.value_and_grad(FAMILY.loss)({"w": jnp.asarray(w, jnp.float32), "b": jnp.asarray(b, jnp.float32)}, trajectory.task, batch)
+        loss, g = jax.value_and_grad(FAMILY.loss)(
+            {"w": jnp.asarray(w, jnp.float32), "b": jnp.asarray(b, jnp.float32)}, trajectory.task, batch
+        )
         np.testing.assert_allclose(losses[t], loss, rtol=1e-4)
         grads.append(jax.tree.map(np.asarray, g))
         w = replay([x["w"] for x in grads], params["w"], orthogonalize)
@@ -104,15 +106,17 @@ def test_each_trajectory_is_clipped_before_the_mean():
     trajectories = jax.vmap(lambda key: inner.start(LOOP, FAMILY, key))(keys)
     steps = jax.random.split(jax.random.key(1), (2, 5))
 
+    estimate = jax.jit(unrolled.estimate, static_argnums=0)
+
     def norm(clip, index):
-        one = jax.tree.map(lambda x: x[index], trajectories)
-        gradient = unrolled.estimate(LOOP, clip, FAMILY, theta, jax.tree.map(lambda x: x[None], one), steps[index][None])[0]
+        one = jax.tree.map(lambda x: x[index][None], trajectories)
+        gradient = estimate(LOOP, clip, FAMILY, theta, one, steps[index][None])[0]
         return np.sqrt(sum(float(jnp.sum(g**2)) for g in gradient)), gradient
 
     big = max(norm(1e9, i)[0] for i in range(2))
     clip = big / 10
     np.testing.assert_allclose(norm(clip, int(norm(1e9, 1)[0] == big))[0], clip, rtol=1e-4)
-    together = unrolled.estimate(LOOP, clip, FAMILY, theta, trajectories, steps)[0]
+    together = estimate(LOOP, clip, FAMILY, theta, trajectories, steps)[0]
     alone = [norm(clip, i)[1] for i in range(2)]
     for mean, a, b in zip(together, *alone, strict=True):
         np.testing.assert_allclose(mean, (a + b) / 2, atol=1e-6)

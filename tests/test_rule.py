@@ -138,7 +138,7 @@ def test_newton_schulz_brings_singular_values_near_one(seed, shape):
 
 def test_newton_schulz_keeps_the_singular_vectors():
     d = np.random.default_rng(0).standard_normal((6, 10))
-    u, s, vt = np.linalg.svd(d)
+    u, _, vt = np.linalg.svd(d)
     x = rule.orthogonalize(np, SPEC, d)
     core = u.T @ x @ vt[:6].T
     np.testing.assert_allclose(core, np.diag(np.diag(core)), atol=1e-10)
@@ -165,7 +165,9 @@ def test_only_names_that_mean_the_same_in_all_three_namespaces():
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "xp"}
     assert used <= allowed
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.AugAssign)]
-    assert not [t for node in ast.walk(tree) if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Subscript)]
+    assert not [
+        t for node in ast.walk(tree) if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Subscript)
+    ]
 
 
 def test_random_theta_is_as_published():

@@ -1,4 +1,4 @@
-"""Protects what theta is learned on: the sets are there without a network, are what they say, and augmentation keeps the function."""
+"""Protects what theta is learned on: sets there without a network that are what they say, and augmentation as it should be."""
 
 import jax
 import numpy as np

@@ -22,7 +22,14 @@ from tests.oracle import oracle_steps
 def small_model(seed=0, dtype=torch.float32):
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Embedding(11, 8), nn.Flatten(), nn.Linear(24, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4)
+        nn.Embedding(11, 8),
+        nn.Flatten(),
+        nn.Linear(24, 16),
+        nn.LayerNorm(16),
+        nn.ReLU(),
+        nn.Linear(16, 12),
+        nn.ReLU(),
+        nn.Linear(12, 4),
     ).to(dtype)
 
 

@@ -61,8 +61,8 @@ def test_tied_weights_go_with_the_embedding():
 def test_every_kind_of_module():
     found = rules(Zoo())
     assert {name for name, (rule, _) in found.items() if rule == "celo2"} == {
-        "stem.weight", "grouped.weight", "up.weight", "attention.in_proj_weight", "attention.out_proj.weight", "lstm.weight_ih_l0",
-        "lstm.weight_hh_l0", "gru.weight_ih_l0", "gru.weight_hh_l0", "mix", "fc1.weight",
+        "stem.weight", "grouped.weight", "up.weight", "attention.in_proj_weight", "attention.out_proj.weight",
+        "lstm.weight_ih_l0", "lstm.weight_hh_l0", "gru.weight_ih_l0", "gru.weight_hh_l0", "mix", "fc1.weight",
     }  # fmt: skip
     assert found["depthwise.weight"][1] == "depthwise convolution (Conv2d): no matrix in it"
     assert found["attention.in_proj_weight"][1] == "fused QKV, three matrices"

@@ -1,4 +1,4 @@
-"""Protects the eager tiled step: the same numbers as the oracle in any tile size and layout, within a bound of memory and time."""
+"""Protects the eager tiled step: the numbers of the oracle in any tile size and layout, within a bound of memory and time."""
 
 import time
 import weakref
@@ -81,7 +81,9 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        known = {t.untyped_storage()._cdata for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        known = {
+            t.untyped_storage()._cdata for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)
+        }
         for t in torch.utils._pytree.tree_leaves(result):
             if isinstance(t, torch.Tensor):
                 storage = t.untyped_storage()

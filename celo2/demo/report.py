@@ -161,7 +161,11 @@ def summarize(results: Sequence[RunResult]) -> list[Summary]:
 def verdict(best: Sequence[Summary]) -> str:
     """The order of the optimizers, each at its best rate, in one line."""
     ranked = sorted(best, key=lambda s: s.held_out[0])
-    return "Held-out loss, lowest first: " + ", ".join(f"{s.optimizer} {_plus_minus(s.held_out)} at {s.rate:g}" for s in ranked) + "."
+    return (
+        "Held-out loss, lowest first: "
+        + ", ".join(f"{s.optimizer} {_plus_minus(s.held_out)} at {s.rate:g}" for s in ranked)
+        + "."
+    )
 
 
 def _names(summaries: Sequence[Summary]) -> list[str]:

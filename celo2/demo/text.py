@@ -32,7 +32,9 @@ def standard_library() -> Text:
     every = round(1 / HELD_OUT)
     held_out = [path for i, path in enumerate(paths) if i % every == 0]
     train = [path for i, path in enumerate(paths) if i % every]
-    return Text("Python standard library", *(_bytes(b"\n".join(path.read_bytes() for path in part)) for part in (train, held_out)))
+    return Text(
+        "Python standard library", *(_bytes(b"\n".join(path.read_bytes() for path in part)) for part in (train, held_out))
+    )
 
 
 def from_file(path: Path) -> Text:

@@ -1,0 +1,1 @@
+"""Meta-training: theta -> unrolled inner loops -> meta-gradient -> outer optimizer. Needs JAX."""

@@ -32,9 +32,13 @@ class Checkpoint:
         new = json.loads(json.dumps(dataclasses.asdict(config)))
         if path.exists():
             old = json.loads(path.read_text())
-            changed = [f"{key} was {old.get(key)}, now {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+            changed = [
+                f"{key} was {old.get(key)}, now {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+            ]
             if changed:
-                raise InputError(f"{directory} holds a run with another configuration ({'; '.join(changed)}); give another --out")
+                raise InputError(
+                    f"{directory} holds a run with another configuration ({'; '.join(changed)}); give another --out"
+                )
         else:
             _replace(path, json.dumps(new, indent=2).encode())
 
@@ -52,7 +56,7 @@ class Checkpoint:
 
     def save(self, state: Any, seconds: float) -> None:
         """Replace the saved state."""
-        leaves = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        leaves: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         temporary = self._state.with_suffix(".part.npz")
         np.savez(temporary, iteration=np.asarray(state.iteration), seconds=seconds, **leaves)
         os.replace(temporary, self._state)

@@ -73,7 +73,7 @@ def outer_iteration(config: MetaConfig, family: TaskFamily, state: OuterState) -
         config.inner, config.trajectory_clip, family, state.theta, trajectories, keys
     )
     updates, optimizer = outer_optimizer(config).update(gradient, state.optimizer, state.theta)
-    theta = optax.apply_updates(state.theta, updates)
+    theta = jax.tree.map(jnp.add, state.theta, updates)
     metrics = {"meta_loss": losses.mean(), "gradient_norm": optax.tree.norm(gradient)}
     return OuterState(theta, optimizer, trajectories, state.iteration + 1), metrics
 

@@ -38,7 +38,9 @@ def meta_train(name: str, out: Path, seed: int, outer_iterations: int | None, co
         raise InputError(f"outer_iterations is {config.outer_iterations}; give more than the {config.warmup} of the warm-up")
     sets = offline_sets(seed)
     family = Reparametrize(ImageMLP.of(sets), *config.alpha)
-    console.print(f"meta-training {name}: {config.outer_iterations} outer steps on {', '.join(s.name for s in sets)}; results in {out}")
+    console.print(
+        f"meta-training {name}: {config.outer_iterations} outer steps on {', '.join(s.name for s in sets)}; results in {out}"
+    )
     _show(config, family, out, console)
     weights, seconds = theta_of(config, out, family)
     theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))

@@ -1,0 +1,1 @@
+"""The problems theta is learned on, and their augmentation. Needs JAX."""

@@ -45,8 +45,8 @@ def offline_sets(seed: int = 0, count: int = 8192) -> list[ImageSet]:
 
 
 def _digits() -> ImageSet:
-    bunch = load_digits()
-    return ImageSet("digits", (bunch.data / 16).astype(np.float32), bunch.target.astype(np.int32))
+    images, labels = load_digits(return_X_y=True)
+    return ImageSet("digits", np.asarray(images / 16, np.float32), np.asarray(labels, np.int32))
 
 
 def _photos() -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import warnings
@@ -92,10 +93,7 @@ class Celo2(Optimizer):
         """
         group = {**self.defaults, **param_group}
         _check_hyper_parameters(group)
-        stated = MatrixAxes(*group["axes"]) if group.get("axes") is not None else None
-        if stated is not None or group.get("split_sizes"):
-            base = stated or MatrixAxes(fan_in=1, fan_out=0)
-            stated = MatrixAxes(base.fan_in, base.fan_out, group.get("split_axis", base.fan_out), tuple(group.get("split_sizes") or ()))
+        stated = _stated_axes(group)
         buckets: dict[tuple[str, MatrixAxes | None], list[tuple[str | None, Tensor, Route]]] = {}
         for name, p, route in self._routed(param_group):
             _check_parameter(route, p)
@@ -126,7 +124,9 @@ class Celo2(Optimizer):
             for item in [params] if isinstance(params, Tensor) else list(params):
                 name, p = item if isinstance(item, tuple) else (None, item)
                 if not isinstance(p, Tensor):
-                    raise InputError(f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module")
+                    raise InputError(
+                        f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module"
+                    )
                 routed.append((name, p, route_tensor(name, p)))
         return [(name, p, self._decided(route, group)) for name, p, route in routed]
 
@@ -134,17 +134,15 @@ class Celo2(Optimizer):
         """The route after what the user said: of the group, of the optimizer, of orthogonalisation."""
         if group.get("rule") is not None:
             check_rule(group["rule"])
-            return Route(route.name, route.shape, group["rule"], "stated by its group", route.axes)
+            return dataclasses.replace(route, rule=group["rule"], why="stated by its group", doubtful=False)
         if not group.get("orthogonalize", self.defaults["orthogonalize"]):
-            route = Route(route.name, route.shape, CELO2, f"Celo2-base moves everything ({route.why})", route.axes)
-        elif route.rule == ADAMW and route.doubtful and (group.get("axes") or group.get("split_sizes")):
-            route = Route(route.name, route.shape, CELO2, "axes stated by its group", route.axes)
+            route = dataclasses.replace(route, rule=CELO2, why=f"Celo2-base moves everything ({route.why})", doubtful=False)
+        elif route.doubtful and (group.get("axes") or group.get("split_sizes")):
+            route = dataclasses.replace(route, rule=CELO2, why="axes stated by its group", doubtful=False)
         route = overridden(route, self._route)
         if route.doubtful:
-            warnings.warn(
-                f"{route.name} {route.shape} goes to {route.rule}: {route.why}; state rule= or axes= in its group, or pass the module",
-                stacklevel=4,
-            )
+            mend = "state rule= or axes= in its group, or pass the module"
+            warnings.warn(f"{route.name} {route.shape} goes to {route.rule}: {route.why}; {mend}", stacklevel=4)
         return route
 
     def routing(self) -> Routing:
@@ -247,7 +245,9 @@ class Celo2(Optimizer):
         """
         for group in state_dict["param_groups"]:
             if group.get("theta", self.theta.identity) != self.theta.identity:
-                raise InputError(f"this state was made by theta {group['theta']}, the optimizer has {self.theta.identity}; load that theta")
+                raise InputError(
+                    f"this state was made by theta {group['theta']}, the optimizer has {self.theta.identity}; load that theta"
+                )
         super().load_state_dict(state_dict)
         # The base class casts state to the dtype of its parameter, which would round float32 accumulators of bf16 weights.
         saved_ids = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
@@ -262,10 +262,16 @@ class Celo2(Optimizer):
         return {**super().__getstate__(), **own, "_tensors": {}}
 
 
+def _stated_axes(group: dict[str, Any]) -> MatrixAxes | None:
+    """What a group says of the axes of all its parameters, if anything."""
+    if group.get("axes") is None and not group.get("split_sizes"):
+        return None
+    fan_in, fan_out = group.get("axes") or (1, 0)
+    return MatrixAxes(fan_in, fan_out, group.get("split_axis", fan_out), tuple(group.get("split_sizes") or ()))
+
+
 def _parts(p: Tensor, group: dict[str, Any]) -> list[Piece] | list[Vector]:
-    if group["axes"] is None:
-        return pieces(p.shape, default_axes(p.shape))
-    return pieces(p.shape, MatrixAxes(*group["axes"], group["split_axis"], tuple(group["split_sizes"])))
+    return pieces(p.shape, _stated_axes(group) or default_axes(p.shape))
 
 
 def _name(group: dict[str, Any], index: int, number: int | None = None) -> str:

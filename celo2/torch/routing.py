@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,9 @@ def route_module(module: nn.Module) -> Iterator[tuple[str, Tensor, Route]]:
         yield name, parameter, _route(name, leaf, parameter, owner, embedded, head)
 
 
-def _route(name: str, leaf: str, parameter: Tensor, owner: nn.Module, embedded: dict[int, str], head: nn.Module | None) -> Route:
+def _route(
+    name: str, leaf: str, parameter: Tensor, owner: nn.Module, embedded: dict[int, str], head: nn.Module | None
+) -> Route:
     shape = tuple(parameter.shape)
     kind = type(owner).__name__
 
@@ -82,7 +84,7 @@ def _route(name: str, leaf: str, parameter: Tensor, owner: nn.Module, embedded: 
     return route_tensor(name, parameter)
 
 
-def _route_conv(route, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Route:  # type: ignore[no-untyped-def]
+def _route_conv(route: Callable[..., Route], conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Route:
     kind = type(conv).__name__
     if conv.groups == 1:
         return route(CELO2, f"convolution ({kind}), each tap a matrix")

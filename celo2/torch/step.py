@@ -23,7 +23,13 @@ Orthogonalize = Callable[[Any, Spec, Tensor], Tensor]
 
 
 def step(
-    spec: Spec, theta: Weights, accumulators: Accumulators, g: Tensor, p: Tensor, finite: Tensor, orthogonalize: Orthogonalize | None
+    spec: Spec,
+    theta: Weights,
+    accumulators: Accumulators,
+    g: Tensor,
+    p: Tensor,
+    finite: Tensor,
+    orthogonalize: Orthogonalize | None,
 ) -> Tensor:
     """The step (..., a, b) of RMS 1 for a gradient; advances the accumulators in place, in their own dtype.
 
@@ -50,7 +56,13 @@ def step(
 
 
 def _tiled_step(
-    spec: Spec, theta: Weights, accumulators: Accumulators, g: Tensor, p: Tensor, finite: Tensor, orthogonalize: Orthogonalize | None
+    spec: Spec,
+    theta: Weights,
+    accumulators: Accumulators,
+    g: Tensor,
+    p: Tensor,
+    finite: Tensor,
+    orthogonalize: Orthogonalize | None,
 ) -> Tensor:
     work = theta.w0.dtype
     tiles = list(_tiles(g))
@@ -66,7 +78,7 @@ def _tiled_step(
         near = (factors[0][..., rows, :], factors[1][..., columns])
         return rule.entry_channels(torch, spec, tile, near, _clamped(spec, g[here], finite, work), p[here].to(work))
 
-    squares = sum(_share(tile, g) * torch.stack(rule.mean_squares(torch, entries(*tile))) for tile in tiles)
+    squares = torch.stack([_share(tile, g) * torch.stack(rule.mean_squares(torch, entries(*tile))) for tile in tiles]).sum(0)
     constant_squares = (rule.mean_squares(torch, kind) for kind in constant)
     layer = rule.fold(torch, spec, theta.w0, Channels(list(squares), *constant_squares))
     d = torch.empty(g.shape, dtype=work, device=g.device)

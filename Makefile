@@ -1,0 +1,28 @@
+# Both commands make the virtual environment .venv from nothing, with the versions of constraints.txt, and run in it.
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+
+.PHONY: demo test clean
+
+demo: .venv/demo-installed
+	$(BIN)/celo2 train
+
+test: .venv/test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv
+
+.venv/demo-installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) '.[bench]'
+	touch $@
+
+.venv/test-installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) '.[dev]'
+	touch $@
