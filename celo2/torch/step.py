@@ -16,8 +16,8 @@ from celo2 import rule
 from celo2.rule import Accumulators, Channels, Weights
 from celo2.spec import Spec
 
-TILE = 16384
-"""Entries a tile: some 40 temporaries of it fit a core's second-level cache."""
+TILE = 65536
+"""Entries a tile: large enough that PyTorch shares the work of one out among threads, small enough for the cache."""
 
 Orthogonalize = Callable[[Any, Spec, Tensor], Tensor]
 
