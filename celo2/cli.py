@@ -38,8 +38,8 @@ class Train:
     """Of the residual stream, a multiple of 32."""
     depth: int = 4
     """Transformer blocks."""
-    out: Path = Path("runs/train")
-    """Folder of the results: runs.jsonl and curves.png."""
+    out: Path | None = None
+    """Folder of the results, runs.jsonl and curves.png; by default runs/train, or runs/sweep."""
 
     def __call__(self, console: Console) -> None:
         """Run and report."""
@@ -48,6 +48,8 @@ class Train:
         from celo2.demo.text import from_file, standard_library
         from celo2.demo.train import RunConfig
 
+        if not self.optimizers:
+            raise InputError("--optimizers names none; give at least one")
         for name in ("steps", "seeds", "width", "depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}; give at least 1")
@@ -55,7 +57,8 @@ class Train:
             raise InputError(f"--width is {self.width}; give a multiple of 32, the width of a head")
         template = RunConfig("", 0.0, self.seed, self.steps, model=GPTConfig(self.width, self.depth))
         configs = plan(self.optimizers, template, self.seeds, self.sweep)
-        compare(configs, from_file(self.text) if self.text else standard_library(), self.out, console)
+        out = self.out or Path("runs") / ("sweep" if self.sweep else "train")
+        compare(configs, from_file(self.text) if self.text else standard_library(), out, console)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Routing:
 
 def _model(path: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
     module, _, name = path.partition(":")
+    sys.path.insert(0, "")  # the user's own modules, as with python -m
     try:
         factory = getattr(importlib.import_module(module), name)
         return factory()

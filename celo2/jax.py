@@ -6,6 +6,7 @@ Leaves of two and more axes are (..., in, out): each matrix of a batch gets the 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import optax
 
 from celo2 import rule
 from celo2.errors import InputError
-from celo2.routing import ADAMW, CELO2, Route, Routing, by_name_and_shape, check_rule
+from celo2.routing import ADAMW, CELO2, Routing, by_names_and_shapes, check_rule
 from celo2.rule import Weights
 from celo2.spec import Spec
 from celo2.state import State, join, lengths, pack, unpack
@@ -93,7 +94,9 @@ def celo2(
     b2: float = 0.95,
     eps: float = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
-    """The learned optimizer Celo2: its rule on hidden matrices, AdamW on vectors, embeddings, norms and the head.
+    """The learned optimizer Celo2: its rule on hidden matrices, AdamW on vectors and what is named an embedding or a head.
+
+    A leaf whose gradient is not finite stays where it is for that step, as do its accumulators.
 
     Args:
         learning_rate: RMS of a step of every matrix; a number or an optax schedule.
@@ -131,19 +134,23 @@ def celo2(
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
-    rest = optax.adamw(adamw_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-    return optax.partition({CELO2: hidden, ADAMW: rest}, _checked(by_route if labels is None else labels))
+    rest = optax.chain(
+        _kept_where_not_finite(optax.scale_by_adam(b1, b2, eps)),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(adamw_rate),
+    )
+    transforms = {CELO2: _still_where_not_finite(hidden), ADAMW: _still_where_not_finite(rest)}
+    return optax.partition(transforms, _checked(by_route if labels is None else labels))
 
 
 def route(params: Any, everywhere: bool = False) -> Routing:
     """Who moves which leaf, and why, by the names on its path and its shape; `everywhere`: the rule on all (Celo2-base)."""
 
-    def decide(path: Any, leaf: Any) -> Route:
-        found = by_name_and_shape(_dotted(path), jnp.shape(leaf))
-        why = f"Celo2-base moves everything ({found.why})"
-        return Route(found.name, found.shape, CELO2, why) if everywhere else found
-
-    return Routing([decide(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)])
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    routes = by_names_and_shapes([(_dotted(path), jnp.shape(leaf)) for path, leaf in leaves])
+    if everywhere:
+        routes = [dataclasses.replace(r, rule=CELO2, why=f"Celo2-base moves everything ({r.why})") for r in routes]
+    return Routing(routes)
 
 
 def _dotted(path: Any) -> str:
@@ -160,6 +167,32 @@ def _checked(labels: Any) -> Any:
         return tree
 
     return (lambda params: check(labels(params))) if callable(labels) else check(labels)
+
+
+def _still_where_not_finite(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`inner`, but a leaf whose gradient is not finite gets a zero update (no weight decay either)."""
+    inner = optax.with_extra_args_support(inner)
+
+    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        updates, state = inner.update(grads, state, params, **extra)
+        return jax.tree.map(lambda u, g: jnp.where(jnp.isfinite(g).all(), u, jnp.zeros_like(u)), updates, grads), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _kept_where_not_finite(adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Adam, but the moments of a leaf whose gradient is not finite stay as they were."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, new = adam.update(grads, state, params)
+        finite = jax.tree.map(lambda g: jnp.isfinite(g).all(), grads)
+
+        def keep(after: Any, before: Any) -> Any:
+            return jax.tree.map(jnp.where, finite, after, before)
+
+        return updates, new._replace(mu=keep(new.mu, state.mu), nu=keep(new.nu, state.nu))
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def _axes_tree(axes: Axes, params: Any) -> Any:

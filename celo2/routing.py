@@ -1,4 +1,4 @@
-"""Who moves which parameter, and why: what can be told from a name and a shape, and the table of the decisions.
+"""Who moves which parameter, and why: what can be told from names and shapes, and the table of the decisions.
 
 Hidden matrices and convolutions go to the rule; embeddings, norms, biases and the output head go to AdamW. A front end
 that knows more than names (PyTorch's module types) asks that first and comes here with the rest.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from celo2.errors import InputError
@@ -20,15 +20,19 @@ RULES = (CELO2, ADAMW)
 Override = Mapping[str, str] | Callable[[str, tuple[int, ...]], str | None]
 """Regular expressions of names (first match wins) to rules, or a function (name, shape) -> rule or None for no opinion."""
 
-NAMES = {
-    "embedding": r"(embed|(^|[._])(wte|wpe|tok|pos|cls_token|mask_token|codebook)([._]|$)|_token$|position_bias|pos_)",
-    "norm": r"(norm|(^|[._])(ln|bn|gn)(_?\w?|\d+)?([._]|$))",
-    "output head": r"((^|[._])(lm_head|head|heads|classifier|logits|score|unembed|output_projection)([._]|$))",
-}
-"""What the names of a field's parameters give away, in the order in which they are asked."""
+# All patterns are matched against whole components of a dotted name.
+EMBEDDING = re.compile(
+    r"(?!patch)(\w+_)?(embed|embeds|embedding|embeddings|emb|wte|wpe)(_(tokens?|positions?|table))?"
+    r"|(cls|mask|dist|query|prefix|register)_tokens?|pos(ition)?|(\w+_)?position_bias(_table)?"
+)
+GAIN = re.compile(r"bias\w*|scale|gamma|beta|gain|layer_?scale\w*|weight_g|original0")
+HEAD = re.compile(r"head|(?!attention_|attn_)\w+_head|classifier|logits|to_logits|unembed|output_projection")
+TOP_LEVEL_HEAD = re.compile(r"out|outc|output|outputs|output_layer|fc|fc_out|proj_out|readout|score|generator|predictor")
+"""Names that mean the output head directly below the model, and something hidden further down."""
 
 EXTREME_ASPECT = 32
-"""Long over short side from which a nameless matrix is more likely an embedding or a head than a hidden layer."""
+EXTREME_LENGTH = 10_000
+"""Long over short side, and long side, from which a nameless matrix is more likely an embedding or a head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +46,13 @@ class Route:
     axes: MatrixAxes | None = None
     """Where the module says more than the default reading of the shape."""
     doubtful: bool = False
+    """Whether the user should be told."""
 
 
 class Routing(Sequence[Route]):
     """The decisions for all parameters, in order; its `str` is a table."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)
 
     def __len__(self) -> int:
@@ -68,18 +73,43 @@ class Routing(Sequence[Route]):
     __repr__ = __str__
 
 
-def by_name_and_shape(name: str | None, shape: Sequence[int]) -> Route:
-    """The route of a parameter of which nothing else is known; `name` is None where it has none."""
-    shape = tuple(shape)
+def by_names_and_shapes(tensors: Sequence[tuple[str | None, Sequence[int]]]) -> list[Route]:
+    """The routes of parameters of which nothing else is known; a name is None where there is none."""
+    heads = heads_among([name for name, shape in tensors if name and len(shape) > 1])
+    return [_by_name_and_shape(name, tuple(shape), heads) for name, shape in tensors]
+
+
+def heads_among(names: Iterable[str]) -> set[str]:
+    """Of the names of weights, in the order of the model, those of output heads.
+
+    Of a head with several layers (`classifier.0.weight`, `classifier.3.weight`) it is the last one.
+    """
+    last: dict[tuple[str, ...], str] = {}
+    for name in names:
+        parts = name.lower().split(".")
+        for i, part in enumerate(parts[:-1] if len(parts) > 1 else parts):
+            if HEAD.fullmatch(part) or (i == 0 and TOP_LEVEL_HEAD.fullmatch(part)):
+                last[tuple(parts[: i + 1])] = name
+    return set(last.values())
+
+
+def _by_name_and_shape(name: str | None, shape: tuple[int, ...], heads: set[str]) -> Route:
     shown = name or "(unnamed)"
     if len(shape) < 2:
         return Route(shown, shape, ADAMW, "vector" if shape else "scalar")
-    for what, pattern in NAMES.items():
-        if name and re.search(pattern, name.lower()):
-            return Route(shown, shape, ADAMW, f"{what}, by its name")
+    if name in heads:
+        return Route(shown, shape, ADAMW, "output head, by its name")
+    parts = [part for part in (name or "").lower().split(".") if not part.isdecimal()]
+    if any(EMBEDDING.fullmatch(part) for part in parts[-2:]):
+        return Route(shown, shape, ADAMW, "embedding, by its name")
+    if parts and GAIN.fullmatch(parts[-1]):
+        return Route(shown, shape, ADAMW, "bias or gain, by its name")
+    if len(shape) > 2 and sum(length > 1 for length in shape) < 2:
+        return Route(shown, shape, ADAMW, "vector with axes of length 1")
     short, long = sorted(shape[-2:])
-    if not name and len(shape) == 2 and short > 1 and long >= EXTREME_ASPECT * short:
-        return Route(shown, shape, ADAMW, f"aspect {long // short}:1 looks like an embedding or a head", doubtful=True)
+    extreme = short > 1 and (long >= EXTREME_ASPECT * short or long >= EXTREME_LENGTH)
+    if not name and len(shape) == 2 and extreme:
+        return Route(shown, shape, ADAMW, f"{long} to {short} looks like an embedding or a head", doubtful=True)
     return Route(shown, shape, CELO2, "hidden matrix" if len(shape) == 2 else "batch of hidden matrices")
 
 

@@ -11,6 +11,7 @@ No state, no dtype or device decision, no learning rate, no control flow on valu
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,12 +23,34 @@ Array = Any
 class Weights(NamedTuple):
     """The learned numbers (theta): an MLP 30 -> hidden -> hidden -> 3, of which only output 0 is used."""
 
-    w0: Array  # (30, hidden); rows in the order of the channels in `features`
+    w0: Array  # (30, hidden); rows in the order of TABLE
     b0: Array
     w1: Array  # (hidden, hidden)
     b1: Array
     w2: Array  # (hidden, 3)
     b2: Array
+
+
+ENTRY, ROW, COLUMN = "entries", "rows", "columns"
+
+TABLE = (
+    ("G", 1, ENTRY),
+    ("clip(G)", 1, ENTRY),
+    ("W", 1, ENTRY),
+    ("M", 3, ENTRY),
+    ("V", 1, ENTRY),
+    ("M s", 3, ENTRY),
+    ("s", 1, ENTRY),
+    ("G F", 3, ENTRY),
+    ("G s", 1, ENTRY),
+    ("R", 3, ROW),  # from here on matrices only: a vector has the 15 channels above
+    ("C", 3, COLUMN),
+    ("1/sqrt(R)", 3, ROW),
+    ("1/sqrt(C)", 3, COLUMN),
+    ("M F", 3, ENTRY),
+)
+"""The paper's table of features, #0 to #13: name, channels, and whether it is constant along an axis. The MLP reads it in
+this order; the functions below make and keep each kind in the order in which it comes here."""
 
 
 class Accumulators(NamedTuple):
@@ -120,7 +143,7 @@ def preconditioners(xp: Any, spec: Spec, factored: Sequence[Array]) -> tuple[Arr
 
 
 def features(xp: Any, spec: Spec, accumulators: Accumulators, g: Array, p: Array) -> Channels:
-    """The channels before their normalisation, in the order of the rows of w0 (see `fold`)."""
+    """The channels of TABLE by kind, before their normalisation."""
     factors = preconditioners(xp, spec, accumulators.factored)
     rows, columns = constant_channels(xp, spec, accumulators.factored)
     return Channels(entry_channels(xp, spec, accumulators, factors, g, p), rows, columns)
@@ -129,19 +152,18 @@ def features(xp: Any, spec: Spec, accumulators: Accumulators, g: Array, p: Array
 def entry_channels(
     xp: Any, spec: Spec, accumulators: Accumulators, preconditioners: Sequence[Array], g: Array, p: Array
 ) -> list[Array]:
-    """The channels that differ from entry to entry; of a tile as of a whole matrix."""
-    momentum, v, factored = accumulators
+    """The channels that differ from entry to entry (#0 to #8, #13); of a tile as of a whole matrix."""
+    m, v, factored = accumulators
     s = 1 / xp.sqrt(v + spec.second_moment_epsilon)
-    clipped = xp.clip(g, -spec.feature_clip, spec.feature_clip)
-    preconditioned_g, preconditioned_m = g, momentum
+    gf, mf = g, m
     for f in preconditioners:
-        preconditioned_g, preconditioned_m = preconditioned_g * f, preconditioned_m * f
-    channels = [g, clipped, p, *momentum, v, *(momentum * s), s, *preconditioned_g, g * s]
-    return channels if len(factored) == 1 else [*channels, *preconditioned_m]
+        gf, mf = gf * f, mf * f
+    channels = [g, xp.clip(g, -spec.feature_clip, spec.feature_clip), p, *m, v, *(m * s), s, *gf, g * s]
+    return channels if len(factored) == 1 else [*channels, *mf]
 
 
 def constant_channels(xp: Any, spec: Spec, factored: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-    """The channels that are constant along b, and along a; a vector has none."""
+    """The channels that are constant along b (#9, #11), and along a (#10, #12); a vector has none."""
     if len(factored) == 1:
         return [], []
     rows, columns = ([*f, *(1 / xp.sqrt(f + spec.second_moment_epsilon))] for f in factored)
@@ -153,21 +175,26 @@ def mean_squares(xp: Any, kind: list[Array]) -> list[Array]:
     return [xp.mean(x * x, axis=(-2, -1), keepdims=True) for x in kind]
 
 
-def fold(xp: Any, spec: Spec, w0: Array, mean_squares: Channels) -> Channels:
+def fold(xp: Any, spec: Spec, w0: Array, squares: Channels) -> Channels:
     """The first layer with the normalisation folded in: for each kind of channel its weights (..., channels, hidden).
 
-    Dividing 30 x hidden weights is what makes the normalisation free: no entry is touched.
+    `squares` are the mean squares of the channels. Dividing 30 x hidden weights is what makes the normalisation free: no
+    entry is touched.
     """
-    means = mean_squares
-    # Rows of w0: 15 channels that vectors have too; R, C, 1/sqrt R, 1/sqrt C; momentum preconditioned by F.
-    entries = xp.concatenate((w0[:15], w0[27:30]))[: len(means.entries)]
-    parts = (entries, xp.concatenate((w0[15:18], w0[21:24])), xp.concatenate((w0[18:21], w0[24:27])))
     return Channels(
         *(
-            w / xp.sqrt(spec.normalize_epsilon + xp.concatenate(mean, axis=-2)) if mean else []
-            for w, mean in zip(parts, means, strict=True)
+            rows_of(xp, w0, kind)[: len(means)] / xp.sqrt(spec.normalize_epsilon + xp.concatenate(means, axis=-2))
+            if means
+            else []
+            for kind, means in zip(Channels._fields, squares, strict=True)
         )
     )
+
+
+def rows_of(xp: Any, w0: Array, kind: str) -> Array:
+    """The rows of w0 that read one kind of channel, in the order of TABLE."""
+    ends = itertools.accumulate(channels for _, channels, _ in TABLE)
+    return xp.concatenate([w0[end - n : end] for (_, n, its_kind), end in zip(TABLE, ends, strict=True) if its_kind == kind])
 
 
 def direction(xp: Any, theta: Weights, layer: Channels, channels: Channels) -> Array:

@@ -110,8 +110,8 @@ class Theta:
             "name": self.name,
             "spec": self.spec.to_json(),
             "provenance": json.dumps(dict(self.provenance), sort_keys=True),
-            "sha256": self.sha256,
         }
+        metadata["checksum"] = _checksum(metadata, self.weights)
         path = Path(path)
         temporary = path.with_name(path.name + ".part")
         temporary.write_bytes(save(self.weights._asdict(), metadata))
@@ -148,11 +148,21 @@ def _read(path: Path) -> Theta:
         raise InputError(f"{path} is not a whole safetensors file ({error}); take it from its source again") from error
     if metadata.get("format") != FORMAT or set(arrays) != set(Weights._fields):
         raise InputError(f"{path} is a safetensors file but not a theta of format {FORMAT}; pass a file written by Theta.save")
+    checksum = metadata.pop("checksum", None)
+    if checksum != _checksum(metadata, Weights(**arrays)):
+        raise InputError(
+            f"{path} was altered: its content does not have the checksum in its header; take it from its source again"
+        )
     spec = Spec.from_json(metadata["spec"])
-    theta = Theta(Weights(**arrays), spec, metadata["name"], json.loads(metadata["provenance"]))
-    if theta.sha256 != metadata["sha256"]:
-        raise InputError(f"{path} was altered: its numbers do not have the hash in its header; take it from its source again")
-    return theta
+    return Theta(Weights(**arrays), spec, metadata["name"], json.loads(metadata["provenance"]))
+
+
+def _checksum(metadata: Mapping[str, str], weights: Weights) -> str:
+    """Hash of all that a theta file holds."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for array in weights:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _shapes(spec: Spec) -> dict[str, tuple[int, ...]]:

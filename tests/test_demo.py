@@ -13,8 +13,8 @@ from celo2 import InputError
 from celo2.demo import text
 from celo2.demo.gpt import GPT, GPTConfig
 from celo2.demo.optimizers import TABLE, schedule
-from celo2.demo.report import plan
-from celo2.demo.train import RunConfig, run
+from celo2.demo.report import plan, summarize, verdict
+from celo2.demo.train import RunConfig, RunResult, run
 
 TINY = RunConfig("celo2", 2e-3, steps=4, batch_size=4, model=GPTConfig(width=32, depth=1, context=16))
 
@@ -125,27 +125,38 @@ def test_the_command_shows_and_saves_a_comparison(prose, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Held-out loss, lowest first: " in done.stdout
     records = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
-    assert [(r["config"]["optimizer"], r["config"]["seed"]) for r in records] == [
-        ("celo2", 0),
-        ("adamw", 0),
-        ("celo2", 1),
-        ("adamw", 1),
-    ]
+    configs = [record["identity"]["config"] for record in records]
+    assert [(c["optimizer"], c["seed"]) for c in configs] == [("celo2", 0), ("adamw", 0), ("celo2", 1), ("adamw", 1)]
     assert len(records[0]["losses"]) == 6
-    assert min(Image.open(tmp_path / "curves.png").size) > 400
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 400
 
     kept = (tmp_path / "runs.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "runs.jsonl").write_text("".join(kept[:2]) + kept[2][:50])
     done = celo2(*arguments, "--out", tmp_path)
-    assert "going on after 2 of 4 runs" in done.stdout
+    assert "2 of 4 runs are in" in done.stdout
     again = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert [r["losses"] for r in again] == [r["losses"] for r in records]
+
+    done = celo2(*arguments, "--seed", 5, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "holds another comparison (its run 1 is not of this one); give another --out, or delete it" in " ".join(
+        done.stderr.split()
+    )
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_diverged_run_comes_last():
+    config = RunConfig("adamw", 1.0, steps=2)
+    bad = RunResult(config, [5.0, float("nan")], float("nan"), [0.1, 0.1])
+    good = RunResult(RunConfig("celo2", 1.0, steps=2), [5.0, 4.0], 4.0, [0.1, 0.1])
+    assert verdict(summarize([bad, good])) == "Held-out loss, lowest first: celo2 4.0000 at 1, adamw nan at 1."
 
 
 def test_routing_command():
     done = celo2("routing", "celo2.demo.gpt:GPT")
     assert done.returncode == 0, done.stderr
-    assert "output head (Linear)" in done.stdout
+    assert "output head (Linear" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -159,6 +170,7 @@ def test_routing_command():
             ("train", "--text", "/absent"),
             "celo2 train: cannot read the text /absent (No such file or directory); give a readable file",
         ),
+        (("train", "--optimizers"), "celo2 train: --optimizers names none; give at least one"),
         (("train", "--steps", "0"), "celo2 train: --steps is 0; give at least 1"),
         (("train", "--width", "100"), "celo2 train: --width is 100; give a multiple of 32, the width of a head"),
         (("meta-train", "--preset", "x"), "celo2 meta-train: unknown preset 'x': take one of quick, celo2, celo2-base"),

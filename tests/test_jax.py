@@ -218,6 +218,30 @@ def test_a_gradient_that_is_not_finite_moves_nothing_but_the_others(bad):
     assert int(after.skipped) == 1
 
 
+def test_the_alias_moves_no_leaf_whose_gradient_is_not_finite():
+    """Neither rule, no weight decay, and all go on as if the step had not been."""
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4), "embed": jnp.ones((5, 4))}
+    optimizer = make(1e-3, weight_decay=0.1)
+    good = jax.tree.map(lambda x: 0.1 * x, params)
+    _, state = optimizer.update(good, optimizer.init(params), params)
+    bad = jax.tree.map(lambda x: x * jnp.nan, params)
+    updates, after = optimizer.update(bad, state, params)
+    assert not any(u.any() for u in jax.tree.leaves(updates))
+    moments = [(a, b) for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True) if a.ndim]
+    assert len(moments) > 6
+    for a, b in moments:
+        np.testing.assert_array_equal(a, b)
+    updates, _ = optimizer.update(good, after, params)
+    assert all(jnp.isfinite(u).all() and u.all() for u in jax.tree.leaves(updates))
+
+
+def test_the_adamw_part_is_the_adamw_of_optax():
+    w, grads = draw((6, 4), steps=5)
+    p, _ = train(make(1e-3, weight_decay=0.1, labels="adamw"), w, grads)
+    q, _ = train(optax.adamw(2e-2, b1=0.9, b2=0.95, weight_decay=0.1), w, grads)
+    np.testing.assert_allclose(p, q, atol=1e-6)
+
+
 def test_nnx_optimizer():
     class Model(nnx.Module):
         def __init__(self, rngs):

@@ -62,11 +62,18 @@ def test_every_truncation_is_refused(saved):
             load_theta(saved)
 
 
-def test_an_altered_number_is_refused(saved):
-    content = bytearray(saved.read_bytes())
-    content[-3] ^= 1
-    saved.write_bytes(content)
-    with pytest.raises(InputError, match="was altered"):
+@pytest.mark.parametrize("place", ["a number", "the name", "the provenance", "the spec", "the format"])
+def test_an_alteration_anywhere_is_refused(saved, place):
+    content = saved.read_bytes()
+    words = {
+        "the name": b"reference",
+        "the provenance": b"provenance",
+        "the spec": b"orthogonalize",
+        "the format": b"celo2-theta",
+    }
+    at = len(content) - 3 if place == "a number" else content.index(words[place])
+    saved.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(InputError, match="was altered|but not a theta of format"):
         load_theta(saved)
 
 

@@ -36,7 +36,7 @@ def small_model(seed=0, dtype=torch.float32):
 def backward(model, step):
     generator = torch.Generator().manual_seed(step)
     tokens = torch.randint(11, (32, 3), generator=generator)
-    loss = nn.functional.cross_entropy(model(tokens).float(), tokens.sum(1) % 4)
+    loss = nn.functional.cross_entropy(model(tokens).float(), tokens[:, 0] % 4)
     loss.backward()
     return loss
 
@@ -56,8 +56,8 @@ def same(a, b):
 
 def test_a_model_learns():
     model = small_model()
-    losses = train(model, Celo2(model, lr=3e-3, theta=THETA), 1) + train(model, Celo2(model, lr=3e-3), 150)
-    assert losses[-1] < 0.5 * losses[0]
+    losses = train(model, Celo2(model, lr=3e-3), 150)
+    assert losses[-1] < 0.2 * losses[0]
 
 
 @pytest.mark.parametrize("method", ["step", "load_state_dict", "add_param_group", "zero_grad", "state_dict"])
@@ -122,6 +122,29 @@ def test_the_adamw_part_is_the_adamw_of_torch():
     assert same(model, twin)
 
 
+@pytest.mark.parametrize(
+    ("layout", "gradient"),
+    [
+        (lambda x: x.t().contiguous().t(), lambda x: x),
+        (lambda x: x, lambda x: x.t().contiguous().t()),
+        (lambda x: torch.empty(6, 10)[:, ::2].copy_(x), lambda x: x),
+    ],
+    ids=["transposed", "transposed gradient", "every second"],
+)
+def test_the_adamw_part_in_any_memory_layout(layout, gradient):
+    torch.manual_seed(0)
+    x = torch.randn(6, 5)
+    p, q = nn.Parameter(layout(x)), nn.Parameter(x.clone())
+    optimizer = Celo2([{"params": [p], "rule": "adamw"}], lr=0.1, theta=THETA)
+    reference = torch.optim.AdamW([q], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
+    for _ in range(3):
+        q.grad = torch.randn(6, 5)
+        p.grad = gradient(q.grad)
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+
+
 def test_fused_qkv_stated_by_its_group_is_three_matrices():
     w, grads = draw((3, 6, 8))
     p = nn.Parameter(torch.from_numpy(np.concatenate([x.T for x in w])))
@@ -176,6 +199,17 @@ def test_schedulers_drive_float_and_tensor_rates(rate):
     assert float(optimizer.param_groups[0]["lr"]) > start
 
 
+def test_schedulers_that_write_into_tensor_rates_reach_each_group_once():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 2))
+    lr = torch.tensor(1.0)
+    optimizer = Celo2(model, lr=lr, theta=THETA)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    for metric in (1.0, 2.0):
+        scheduler.step(metric)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [0.5, 0.5, 10.0]
+    assert float(lr) == float(optimizer.defaults["lr"]) == 1.0
+
+
 def test_a_tensor_rate_gives_what_a_float_gives():
     a, b = small_model(), small_model()
     train(a, Celo2(a, lr=1e-3, theta=THETA), 3)
@@ -210,7 +244,6 @@ def test_loaded_state_is_not_shared_with_the_checkpoint():
     twin = Celo2(copy.deepcopy(model), theta=THETA)
     twin.load_state_dict(checkpoint)
     kept = checkpoint["state"][0]["momentum"].clone()
-    train(small_model(), twin, 0)
     for p in twin.param_groups[0]["params"]:
         p.grad = torch.ones_like(p)
     twin.step()
@@ -373,6 +406,49 @@ def test_distributed_checkpoint_state_dict_round_trip(steps):
     assert same(model, twin)
 
 
+def test_hooks_of_the_user_may_rewrite_the_state_that_is_loaded():
+    """torch documents remapping by name in a pre-hook; what the hook gives is what counts."""
+    a, b = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
+    optimizer = Celo2([("a", a), ("b", b)], theta=THETA)
+    a.grad, b.grad = torch.full((3, 4), 1.0), torch.full((3, 4), 2.0)
+    optimizer.step()
+    other = Celo2([("b", b), ("a", a)], theta=THETA)
+
+    def swap(_, state_dict):
+        return {**state_dict, "state": {0: state_dict["state"][1], 1: state_dict["state"][0]}}
+
+    other.register_load_state_dict_pre_hook(swap)
+    other.load_state_dict(optimizer.state_dict())
+    assert torch.equal(other.state[a]["momentum"], optimizer.state[a]["momentum"])
+
+
+def test_state_of_another_optimizer_is_refused():
+    model = small_model()
+    with pytest.raises(InputError, match="this state is of another optimizer than Celo2"):
+        Celo2([{"params": model.parameters(), "rule": "adamw"}], theta=THETA).load_state_dict(
+            torch.optim.AdamW(model.parameters()).state_dict()
+        )
+
+
+def test_the_same_numbers_under_another_name_are_the_same_theta():
+    model = small_model()
+    state = Celo2(model, theta=THETA).state_dict()
+    Celo2(model, theta=Theta(THETA.weights, name="renamed")).load_state_dict(state)
+
+
+def test_plain_tensors_and_parameters_frozen_after_backward_are_moved():
+    w = torch.zeros(3, 3)
+    w.grad = torch.eye(3)
+    Celo2([w], theta=THETA).step()
+    assert w.any()
+    model = nn.Linear(3, 3)
+    model(torch.ones(1, 3)).sum().backward()
+    model.weight.requires_grad_(False)
+    before = model.weight.clone()
+    Celo2(model, theta=THETA).step()
+    assert not torch.equal(model.weight, before)
+
+
 def test_state_of_another_theta_is_refused():
     model = small_model()
     state = Celo2(model, theta=THETA).state_dict()
@@ -382,7 +458,7 @@ def test_state_of_another_theta_is_refused():
 
 def test_groups_added_later_are_routed():
     model = small_model()
-    optimizer = Celo2(model[:4], lr=1e-3, theta=THETA)
+    optimizer = Celo2([{"params": model[:4].named_parameters()}], lr=1e-3, theta=THETA)
     optimizer.add_param_group({"params": model[4:], "lr": 5e-4})
     rates = [(group["rule"], round(group["lr"], 9)) for group in optimizer.param_groups]
     assert rates == [("celo2", 1e-3), ("adamw", 2e-2), ("celo2", 5e-4), ("adamw", 1e-2)]
@@ -392,12 +468,20 @@ def test_groups_added_later_are_routed():
     ("make", "message"),
     [
         (lambda: Celo2([], theta=THETA), "no parameters to optimize"),
-        (lambda: Celo2(nn.Linear(2, 2), lr=-1e-3, theta=THETA), "lr is -0.001; it must not be below 0"),
-        (lambda: Celo2(nn.Linear(2, 2), lr=float("nan"), theta=THETA), "lr is nan; it must not be below 0"),
+        (lambda: Celo2(nn.Linear(2, 2), lr=-1e-3, theta=THETA), "lr is -0.001; it must be a number that is not below 0"),
+        (lambda: Celo2(nn.Linear(2, 2), lr=float("nan"), theta=THETA), "lr is nan; it must be a number that is not below 0"),
         (lambda: Celo2(nn.Linear(2, 2), lr=torch.ones(2), theta=THETA), "lr is a tensor of shape"),
-        (lambda: Celo2(nn.Linear(2, 2), weight_decay=-1, theta=THETA), "weight_decay is -1; it must not be below 0"),
-        (lambda: Celo2(nn.Linear(2, 2), betas=(0.9, 1.0), theta=THETA), "each must be at least 0 and below 1"),
-        (lambda: Celo2(nn.Linear(2, 2), state_dtype=torch.int8, theta=THETA), "state_dtype is torch.int8"),
+        (
+            lambda: Celo2(nn.Linear(2, 2), weight_decay=-1, theta=THETA),
+            "weight_decay is -1; it must be a number that is not below 0",
+        ),
+        (lambda: Celo2(nn.Linear(2, 2), betas=(0.9, 1.0), theta=THETA), "give two, each at least 0 and below 1"),
+        (lambda: Celo2(nn.Linear(2, 2), state_dtype=torch.float16, theta=THETA), "state_dtype is torch.float16; take one of"),
+        (lambda: Celo2(nn.Linear(2, 2), lr="1e-3", theta=THETA), "lr is '1e-3'; it must be a number"),
+        (lambda: Celo2(nn.ReLU(), theta=THETA), "no parameters to optimize"),
+        (lambda: Celo2([{"params": []}], theta=THETA), "no parameters to optimize"),
+        (lambda: Celo2(torch.ones(2, 2), theta=THETA), "params is one tensor"),
+        (lambda: Celo2([{"params": [torch.ones(2, 2)], "maximize": True}], theta=THETA), "maximize is True"),
         (lambda: Celo2(nn.Linear(2, 2), theta="celo3"), "unknown theta 'celo3'"),
         (lambda: Celo2([torch.ones(2, 2, dtype=torch.complex64)], theta=THETA), "is complex; optimize torch.view_as_real"),
         (lambda: Celo2([torch.ones(2, 2, dtype=torch.int32)], theta=THETA), "only floats can be optimized"),
@@ -414,9 +498,11 @@ def test_bad_input_gets_one_sentence(make, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_sparse_gradient_is_refused_by_name():
-    embedding = nn.Embedding(5, 3, sparse=True)
-    optimizer = Celo2(embedding, theta=THETA)
-    embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(InputError, match="the gradient of weight is sparse; use sparse=False"):
+def test_a_sparse_gradient_is_refused_by_name_before_anything_moves():
+    model = nn.ModuleList([nn.Linear(3, 3), nn.Embedding(5, 3, sparse=True)])
+    optimizer = Celo2(model, theta=THETA)
+    before = model[0].weight.detach().clone()
+    model[0](model[1](torch.tensor([1]))).sum().backward()
+    with pytest.raises(InputError, match="the gradient of 1.weight is sparse; use sparse=False"):
         optimizer.step()
+    assert torch.equal(model[0].weight, before)

@@ -46,7 +46,7 @@ def test_gpt():
     found = rules(GPT())
     hidden = {name for name, (rule, _) in found.items() if rule == "celo2"}
     assert hidden == {f"blocks.{i}.{kind}.weight" for i in range(4) for kind in ("qkv", "projection", "up", "down")}
-    assert found["head.weight"] == ("adamw", "output head (Linear)")
+    assert found["head.weight"] == ("adamw", "output head (Linear, by its name)")
     assert found["token_embedding.weight"] == ("adamw", "embedding (Embedding)")
     assert found["blocks.0.norm1.weight"] == ("adamw", "norm (LayerNorm)")
 
@@ -64,9 +64,10 @@ def test_every_kind_of_module():
         "stem.weight", "grouped.weight", "up.weight", "attention.in_proj_weight", "attention.out_proj.weight",
         "lstm.weight_ih_l0", "lstm.weight_hh_l0", "gru.weight_ih_l0", "gru.weight_hh_l0", "mix", "fc1.weight",
     }  # fmt: skip
+    assert found["grouped.weight"][1] == "convolution (Conv2d), 2 groups"
     assert found["depthwise.weight"][1] == "depthwise convolution (Conv2d): no matrix in it"
     assert found["attention.in_proj_weight"][1] == "fused QKV, three matrices"
-    assert found["fc2.weight"][1] == "output head (Linear)"
+    assert found["fc2.weight"][1] == "output head (Linear, the last layer)"
     assert found["cls_token"][1] == found["pos_embed"][1] == "embedding, by its name"
 
 
@@ -113,30 +114,115 @@ def test_models_that_name_their_head_are_believed():
     class Classifier(nn.Module):
         def __init__(self):
             super().__init__()
-            self.logit_layer, self.body = nn.Linear(8, 3), nn.Linear(8, 8)
+            self.last, self.body = nn.Sequential(nn.Dropout(), nn.Linear(8, 3)), nn.Linear(8, 8)
 
         def get_classifier(self):
-            return self.logit_layer
+            return self.last
 
     found = rules(Classifier())
-    assert (found["logit_layer.weight"][0], found["body.weight"][0]) == ("adamw", "celo2")
+    assert (found["last.1.weight"][0], found["body.weight"][0]) == ("adamw", "celo2")
 
 
 def test_the_only_matrix_of_a_model_is_not_a_head():
     assert rules(nn.Linear(4, 4))["weight"][0] == "celo2"
 
 
-def test_names_tell_where_no_module_does():
-    model = GPT()
-    by_type, by_name = rules(model), rules(model.named_parameters())
-    assert {n: rule for n, (rule, _) in by_name.items()} == {n: rule for n, (rule, _) in by_type.items()}
+def network(**layers):
+    """A model of named layers: a list becomes a Sequential, a dict a nested model."""
+
+    def build(layer):
+        if isinstance(layer, dict):
+            return network(**layer)
+        return nn.Sequential(*map(build, layer)) if isinstance(layer, list) else layer
+
+    model = nn.Module()
+    for name, layer in layers.items():
+        setattr(model, name, build(layer))
+    return model
+
+
+def linear():
+    return nn.Linear(4, 4)
+
+
+MODELS = {
+    "gpt": (GPT(), {"token_embedding", "position_embedding", "head"}),
+    "vit": (
+        network(
+            patch_embed=nn.Conv2d(3, 64, 4),
+            pos_embed=nn.Embedding(9, 64),
+            blocks=[{"attn": {"qkv": linear(), "proj": linear()}}],
+            head=linear(),
+        ),
+        {"pos_embed", "head"},
+    ),
+    "unet": (network(down=nn.Conv2d(3, 4, 3), temb=linear(), up={"temb": linear()}, outc=nn.Conv2d(4, 2, 1)), {"outc"}),
+    "actor critic": (network(body=linear(), policy_head=linear(), value_head=linear()), {"policy_head", "value_head"}),
+    "vgg": (network(features=[nn.Conv2d(3, 4, 3)], classifier=[linear(), nn.ReLU(), linear()]), {"classifier.2"}),
+    "squeezenet": (network(features=[nn.Conv2d(3, 4, 3)], classifier=[nn.Dropout(), nn.Conv2d(4, 10, 1)]), {"classifier.1"}),
+    "heads of attention": (
+        network(attn={"heads": [linear()], "score": linear(), "out": linear()}, output=linear()),
+        {"output"},
+    ),
+    "head first": (network(fc_out=linear(), a=linear(), b=linear()), {"fc_out"}),
+    "siamese": (network(embedding_net=[linear(), linear()], classifier=linear()), {"classifier"}),
+    "weight norm": (
+        network(body=nn.utils.parametrizations.weight_norm(linear()), head=nn.utils.parametrizations.weight_norm(linear())),
+        {
+            "head.parametrizations.weight.original1",
+            "head.parametrizations.weight.original0",
+            "body.parametrizations.weight.original0",
+        },
+    ),
+}
+"""Realistic models, and what of their weights is for AdamW."""
+
+
+@pytest.mark.parametrize("by", [lambda m: m, lambda m: m.named_parameters()], ids=["type", "name"])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_by_type_and_by_name_alone(name, by):
+    model, expected = MODELS[name]
+    adamw = {n.removesuffix(".weight") for n, (rule, _) in rules(by(model)).items() if rule == "adamw"}
+    matrices = {n.removesuffix(".weight") for n, p in model.named_parameters() if p.ndim > 1}
+    assert adamw & matrices == expected
+
+
+def test_the_last_layer_is_the_head_where_nothing_else_says_so():
+    layers = [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)]
+    assert rules(nn.Sequential(*layers))["4.weight"] == ("adamw", "output head (Linear, the last layer)")
+    backbone, head = nn.Sequential(*layers[:3]), layers[4]
+    found = rules([{"params": backbone, "lr": 1e-5}, {"params": head}])
+    assert {name for name, (rule, _) in found.items() if rule == "celo2"} == {"0.weight", "2.weight"}
+    assert all(rule == "celo2" for n, (rule, _) in rules(nn.TransformerEncoderLayer(8, 2)).items() if n == "linear2.weight")
+
+
+def test_a_model_that_says_it_has_no_head_is_believed():
+    class Backbone(nn.Sequential):
+        def get_output_embeddings(self):
+            return None
+
+    assert rules(Backbone(nn.Linear(4, 4), nn.Linear(4, 4)))["1.weight"][0] == "celo2"
+
+
+def test_gains_and_biases_of_higher_rank_are_no_matrices():
+    shapes = {"block.layer_scale": (96, 1, 1), "conv.weight_g": (8, 1, 1, 1), "query.bias": (4, 4), "gate": (1, 96, 1, 1)}
+    found = rules([(name, nn.Parameter(torch.ones(shape))) for name, shape in shapes.items()])
+    assert {rule for rule, _ in found.values()} == {"adamw"}
+
+
+def test_a_projected_lstm_keeps_its_projection_whole():
+    found = rules(nn.LSTM(8, 8, proj_size=4))
+    assert found["weight_hr_l0"] == ("celo2", "hidden matrix")
+    assert found["weight_ih_l0"] == ("celo2", "4 gates (LSTM)")
 
 
 def test_doubtful_tensors_warn():
-    with pytest.warns(UserWarning, match=r"aspect 64:1 looks like an embedding or a head; state rule= or axes="):
+    with pytest.warns(UserWarning, match=r"512 to 8 looks like an embedding or a head; state rule= or axes="):
         found = rules([nn.Parameter(torch.ones(512, 8))])
     assert found["(unnamed)"][0] == "adamw"
-    with pytest.warns(UserWarning, match="look like no convolution"):
+    with pytest.warns(UserWarning, match="32000 to 4096 looks like an embedding or a head"):
+        rules([nn.Parameter(torch.empty(32000, 4096, device="meta"))])
+    with pytest.warns(UserWarning, match="an axis of 64 taps looks like no convolution"):
         rules([nn.Parameter(torch.ones(4, 8, 64))])
 
 

@@ -29,7 +29,7 @@ def train(w, grads, orthogonalize=True, store=lambda t: t, dtype=torch.float32, 
     return p, optimizer
 
 
-@pytest.mark.parametrize("tile", [7, 64, 16384])
+@pytest.mark.parametrize("tile", [7, 64, 65536])
 @pytest.mark.parametrize("orthogonalize", [True, False])
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters_after_twenty_steps_with_weight_decay(name, orthogonalize, tile, monkeypatch):
@@ -40,7 +40,7 @@ def test_parameters_after_twenty_steps_with_weight_decay(name, orthogonalize, ti
     np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("tile", [64, 16384])
+@pytest.mark.parametrize("tile", [64, 65536])
 def test_float64_parameters_are_updated_in_float64(tile, monkeypatch):
     monkeypatch.setattr(step_module, "TILE", tile)
     w, grads = draw((12, 17))
@@ -49,7 +49,7 @@ def test_float64_parameters_are_updated_in_float64(tile, monkeypatch):
     np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("tile", [64, 16384])
+@pytest.mark.parametrize("tile", [64, 65536])
 @pytest.mark.parametrize(
     "store",
     [
@@ -95,7 +95,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("shape", [(1024, 1024), (2048, 512)])
+@pytest.mark.parametrize("shape", [(2048, 2048), (4096, 1024)])
 def test_temporaries_stay_below_three_copies_of_the_largest_matrix_and_tiles(shape):
     p = torch.nn.Parameter(torch.randn(shape))
     optimizer = Celo2([p], theta=THETA, weight_decay=0.1)
@@ -103,7 +103,7 @@ def test_temporaries_stay_below_three_copies_of_the_largest_matrix_and_tiles(sha
     optimizer.step()  # makes the state
     with LiveBytes() as memory:
         optimizer.step()
-    tiles = 80 * 4 * step_module.TILE
+    tiles = 60 * 4 * step_module.TILE
     assert memory.peak > 4 * p.numel()  # the counter does count
     assert memory.peak <= 3 * 4 * p.numel() + tiles
 

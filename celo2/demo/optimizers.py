@@ -36,7 +36,7 @@ def _adamw(model: nn.Module, lr: float) -> list[Optimizer]:
 
 
 def _muon(momentum: float, model: nn.Module, lr: float) -> list[Optimizer]:
-    routed = list(route_module(model))
+    routed = route_module(model, ends_model=True)
     hidden = [p for _, p, route in routed if route.rule == CELO2]
     rest = [p for _, p, route in routed if route.rule != CELO2]
     muon = Muon(hidden, lr, weight_decay=0.0, momentum=momentum, nesterov=True)

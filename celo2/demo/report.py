@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,6 +20,8 @@ from rich.table import Table
 from celo2.demo.optimizers import TABLE
 from celo2.demo.text import Text
 from celo2.demo.train import RunConfig, RunResult, check, run
+from celo2.errors import InputError
+from celo2.theta import load_theta, shipped
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -62,23 +66,25 @@ def plan(names: Sequence[str], template: RunConfig, seeds: int, sweep: bool) -> 
 def compare(configs: Sequence[RunConfig], data: Text, out: Path, console: Console) -> list[Summary]:
     """Run what is not yet in `out/runs.jsonl`, then print the table and write `out/curves.png`; the best of each optimizer.
 
-    A comparison that was cut goes on after its last whole run; one that was complete starts anew.
+    A comparison that was cut goes on after its last whole run, and one that is complete is only shown.
+
+    Raises:
+        InputError: `out` holds another comparison.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "runs.jsonl"
-    results = _finished(path, configs)
-    if len(results) == len(configs):
-        path.unlink()
-        results = []
-    elif results:
-        console.print(f"going on after {len(results)} of {len(configs)} runs in {path}")
+    results = _finished(path, configs, data)
+    if results:
+        console.print(
+            f"{len(results)} of {len(configs)} runs are in {path} already; delete it to run them again", highlight=False
+        )
     began = time.monotonic()
     for result in _run_all(configs[len(results) :], data, console):
         with path.open("a") as file:
             file.write(json.dumps(_record(result, data)) + "\n")
         results.append(result)
     summaries = summarize(results)
-    best = [min((s for s in summaries if s.optimizer == name), key=lambda s: s.held_out[0]) for name in _names(summaries)]
+    best = [min((s for s in summaries if s.optimizer == name), key=_loss) for name in _names(summaries)]
     seeds = len({config.seed for config in configs})
     console.print(_table(summaries, best, data, configs[0], seeds))
     console.print(verdict(best), soft_wrap=True, highlight=False)
@@ -87,33 +93,34 @@ def compare(configs: Sequence[RunConfig], data: Text, out: Path, console: Consol
     return best
 
 
-def _finished(path: Path, configs: Sequence[RunConfig]) -> list[RunResult]:
-    """The runs of this comparison that `path` holds, in order up to the first that is absent or half-written."""
+def _finished(path: Path, configs: Sequence[RunConfig], data: Text) -> list[RunResult]:
+    """The runs of this comparison that `path` holds; a last line that was cut is dropped from the file."""
     if not path.exists():
         return []
-    results = []
-    for line, config in zip(path.read_text().splitlines(), configs, strict=False):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if record["config"] != dataclasses.asdict(config):
-            break
-        results.append(RunResult(config, record["losses"], record["held_out_loss"], record["optimizer_seconds"]))
-    _keep_lines(path, len(results))
+    results, lines = [], path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text("".join(lines))
+        os.replace(temporary, path)
+    for i, record in enumerate(map(json.loads, lines)):
+        if i >= len(configs) or record["identity"] != _identity(configs[i], data):
+            raise InputError(
+                f"{path} holds another comparison (its run {i + 1} is not of this one); give another --out, or delete it"
+            )
+        results.append(RunResult(configs[i], record["losses"], record["held_out_loss"], record["optimizer_seconds"]))
     return results
 
 
-def _keep_lines(path: Path, count: int) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text("".join(path.read_text().splitlines(keepends=True)[:count]))
-    os.replace(temporary, path)
+def _identity(config: RunConfig, data: Text) -> dict[str, Any]:
+    """All that decides a run's losses."""
+    theta = load_theta(config.optimizer).identity if config.optimizer in shipped() else None
+    return {"config": dataclasses.asdict(config), "theta": theta, "text": data.name, "text_sha256": data.sha256}
 
 
-def _record(result: RunResult, data: Text) -> dict[str, object]:
+def _record(result: RunResult, data: Text) -> dict[str, Any]:
     return {
-        "config": dataclasses.asdict(result.config),
-        "text": data.name,
+        "identity": _identity(result.config, data),
         "train_loss": result.train_loss,
         "held_out_loss": result.held_out_loss,
         "losses": [round(loss, 5) for loss in result.losses],
@@ -160,12 +167,17 @@ def summarize(results: Sequence[RunResult]) -> list[Summary]:
 
 def verdict(best: Sequence[Summary]) -> str:
     """The order of the optimizers, each at its best rate, in one line."""
-    ranked = sorted(best, key=lambda s: s.held_out[0])
+    ranked = sorted(best, key=_loss)
     return (
         "Held-out loss, lowest first: "
         + ", ".join(f"{s.optimizer} {_plus_minus(s.held_out)} at {s.rate:g}" for s in ranked)
         + "."
     )
+
+
+def _loss(summary: Summary) -> float:
+    """What optimizers and rates are ranked by; a run that diverged comes last."""
+    return summary.held_out[0] if math.isfinite(summary.held_out[0]) else math.inf
 
 
 def _names(summaries: Sequence[Summary]) -> list[str]:
@@ -201,7 +213,7 @@ def draw(best: Sequence[Summary], summaries: Sequence[Summary], config: RunConfi
         label = f"{s.optimizer}, rate {s.rate:g}: {s.held_out[0]:.3f} held out"
         left.plot(np.arange(len(curve)) + window, curve, color=colours[s.optimizer], label=label, lw=1.8)
     left.set(xlabel="step", ylabel="training loss, nats a byte", title=f"{data.name}, running mean over {window} steps")
-    left.set_ylim(min(c.min() for c in smooth) - 0.1, min(4.0, max(c.max() for c in smooth)))
+    left.set_ylim(np.nanmin(np.concatenate(smooth)) - 0.1, min(4.0, np.nanmax(np.concatenate(smooth))))
     left.legend(frameon=False)
     if swept:
         right = axes[0, 1]

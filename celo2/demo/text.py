@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sysconfig
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,11 @@ class Text(NamedTuple):
     name: str
     train: np.ndarray
     held_out: np.ndarray
+
+    @property
+    def sha256(self) -> str:
+        """Of all its bytes."""
+        return hashlib.sha256(self.train.tobytes() + self.held_out.tobytes()).hexdigest()
 
 
 def standard_library() -> Text:

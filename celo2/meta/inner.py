@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from celo2 import rule
 from celo2.spec import Spec
 from celo2.tasks.base import Params, TaskFamily
+from celo2.views import MatrixAxes, pieces
 
 ADAM_DECAYS = (0.9, 0.95)
 ADAM_EPSILON = 1e-8
@@ -62,14 +63,8 @@ def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
 def _statistics(loop: InnerLoop, p: jax.Array) -> rule.Accumulators | Adam:
     if loop.spec.orthogonalize and p.ndim < 2:
         return Adam(jnp.zeros_like(p), jnp.zeros_like(p))
-    return rule.init(jnp, loop.spec, _matrix(p), vector=p.ndim < 2)
-
-
-def _matrix(x: jax.Array) -> jax.Array:
-    """Short axis first, as the rule reads it: its tie rule needs no more, since (in, out) is the order already."""
-    if x.ndim < 2:
-        return x.reshape(1, -1)
-    return x if x.shape[-2] <= x.shape[-1] else jnp.swapaxes(x, -1, -2)
+    (part,) = pieces(p.shape, MatrixAxes())
+    return rule.init(jnp, loop.spec, part.view(jnp, p), part.vector)
 
 
 def inner_step(loop: InnerLoop, theta: rule.Weights, params: Params, statistics: dict, grads: Params) -> tuple[Params, dict]:
@@ -81,11 +76,11 @@ def inner_step(loop: InnerLoop, theta: rule.Weights, params: Params, statistics:
             step, new_statistics[name] = _adam(old, grads[name])
             step = loop.adam_multiplier * step
         else:
+            (part,) = pieces(p.shape, MatrixAxes())
             orthogonalize = rule.orthogonalize if loop.spec.orthogonalize else None
-            step, new_statistics[name] = rule.update(
-                jnp, loop.spec, theta, old, _matrix(grads[name]), _matrix(p), orthogonalize
-            )
-            step = step.reshape(p.shape) if p.ndim < 2 or step.shape == p.shape else jnp.swapaxes(step, -1, -2)
+            g, w = part.view(jnp, grads[name]), part.view(jnp, p)
+            step, new_statistics[name] = rule.update(jnp, loop.spec, theta, old, g, w, orthogonalize)
+            step = part.inverse(jnp, step)
         new_params[name] = p - loop.learning_rate * step
     return new_params, new_statistics
 

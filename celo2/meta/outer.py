@@ -43,12 +43,12 @@ class Metrics(NamedTuple):
 
 
 def outer_optimizer(config: MetaConfig) -> optax.GradientTransformation:
-    """AdamW under warm-up and cosine, behind a global clip; a meta-gradient that is not finite is skipped."""
+    """AdamW under warm-up and cosine, behind a global clip."""
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup, config.outer_iterations, config.final_learning_rate
     )
     adamw = optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=config.weight_decay)
-    return optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(config.global_clip), adamw), config.outer_iterations)
+    return optax.chain(optax.clip_by_global_norm(config.global_clip), adamw)
 
 
 def begin(config: MetaConfig, family: TaskFamily) -> OuterState:

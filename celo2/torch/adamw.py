@@ -14,20 +14,21 @@ def init(p: Tensor) -> dict[str, Tensor]:
     dtype = torch.promote_types(p.dtype, torch.float32)
     return {
         "step": torch.zeros((), dtype=torch.float32, device=p.device),
-        "exp_avg": torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format),
-        "exp_avg_sq": torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format),
+        "exp_avg": torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format),
+        "exp_avg_sq": torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format),
     }
 
 
 def step_(p: Tensor, g: Tensor, state: dict[str, Tensor], finite: Tensor, group: dict[str, Any]) -> None:
     """One update of `p`, in place; nothing changes where `finite` (0-d bool) is false.
 
-    The fused kernel is the one of torch's that can be told, on the device, to skip a step.
+    The fused kernel is the one of torch's that can be told, on the device, to skip a step. It goes through memory without
+    regard to strides, so everything it is given is contiguous.
     """
-    wide = p if p.dtype == state["exp_avg"].dtype else p.to(state["exp_avg"].dtype)
+    wide = p.to(state["exp_avg"].dtype).contiguous()
     adamw(
         [wide],
-        [g.to(wide.dtype)],
+        [g.to(wide.dtype).contiguous()],
         [state["exp_avg"]],
         [state["exp_avg_sq"]],
         [],

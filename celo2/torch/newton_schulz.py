@@ -20,4 +20,5 @@ def orthogonalize(xp: Any, spec: Spec, d: Tensor) -> Tensor:
         polynomial = torch.baddbmm(gram, gram, gram, beta=c3, alpha=c5)
         del gram
         x.copy_(torch.baddbmm(x, polynomial, x, beta=c1))  # a new x each time would keep the caller's `d` alive beside it
+        del polynomial
     return x.reshape(d.shape)

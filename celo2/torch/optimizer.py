@@ -20,9 +20,13 @@ from celo2.state import State, lengths, unpack
 from celo2.theta import Theta, load_theta
 from celo2.torch import adamw
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
-from celo2.torch.routing import default_axes, route_module, route_tensor
+from celo2.torch.routing import default_axes, route_module, route_tensors
 from celo2.torch.step import step as rule_step
 from celo2.views import MatrixAxes, Piece, Vector, pieces
+
+
+STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+"""float16 is not among them: the squares of ordinary gradients overflow it."""
 
 
 class Celo2(Optimizer):
@@ -44,7 +48,8 @@ class Celo2(Optimizer):
             was meta-trained.
         betas: of AdamW.
         eps: of AdamW.
-        state_dtype: of the accumulators of the rule; float64 parameters keep float64.
+        state_dtype: of the accumulators of the rule, float32, bfloat16 or float64; float64 parameters keep float64. In
+            bfloat16 the slowest momentum (decay 0.999) is rounded and hardly decays.
         route: overrides of the routing: {regular expression of a name: rule}, or a function (name, shape) -> rule or None.
 
     Raises:
@@ -70,7 +75,7 @@ class Celo2(Optimizer):
         self._routes: list[Route] = []
         self._tensors: dict[tuple[torch.dtype, torch.device], Weights] = {}
         defaults = {
-            "lr": lr,
+            "lr": lr.clone() if isinstance(lr, Tensor) else lr,
             "weight_decay": weight_decay,
             "adamw_lr_multiplier": adamw_lr_multiplier,
             "orthogonalize": self.theta.spec.orthogonalize if orthogonalize is None else orthogonalize,
@@ -80,10 +85,12 @@ class Celo2(Optimizer):
             "theta": self.theta.identity,
         }
         _check_hyper_parameters(defaults)
-        params = [{"params": params}] if isinstance(params, nn.Module) else list(params)
-        if not params:
+        groups = [{"params": params}] if isinstance(params, nn.Module) else _listed(params)
+        self._end = _end_of_model(groups)
+        super().__init__(groups, defaults)
+        self._end = None
+        if not self._routes:
             raise InputError("no parameters to optimize: pass a module, named parameters, parameters or groups")
-        super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Route a group's parameters and add them, as one group a rule and a reading of axes.
@@ -104,13 +111,13 @@ class Celo2(Optimizer):
         order = sorted(buckets, key=lambda bucket: bucket[0] == ADAMW)  # hidden matrices first: param_groups[0]["lr"] is lr
         for rule, axes in order:
             members = buckets[rule, axes]
-            named = members[0][0] is not None
-            part = {**group, "params": [(name, p) if named else p for name, p, _ in members], "rule": rule}
+            part = {**group, "params": [p if name is None else (name, p) for name, p, _ in members], "rule": rule}
             part |= {"axes": None, "split_axis": None, "split_sizes": None}
             if axes is not None:
                 part |= {"axes": (axes.fan_in, axes.fan_out), "split_axis": axes.split_axis, "split_sizes": axes.split_sizes}
-            if rule == ADAMW and "rule" not in param_group:
-                part["lr"] = group["lr"] * group["adamw_lr_multiplier"]
+            factor = group["adamw_lr_multiplier"] if rule == ADAMW and param_group.get("rule") is None else 1
+            lr = group["lr"]
+            part["lr"] = lr.clone() * factor if isinstance(lr, Tensor) else lr * factor  # schedulers write into tensors
             super().add_param_group(part)
             self._routes += [route for _, _, route in members]
 
@@ -118,17 +125,15 @@ class Celo2(Optimizer):
         """(name or None, parameter, route) for each of a group."""
         params = group["params"]
         if isinstance(params, nn.Module):
-            routed: list[tuple[str | None, Tensor, Route]] = list(route_module(params))
-        else:
-            routed = []
-            for item in [params] if isinstance(params, Tensor) else list(params):
-                name, p = item if isinstance(item, tuple) else (None, item)
-                if not isinstance(p, Tensor):
-                    raise InputError(
-                        f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module"
-                    )
-                routed.append((name, p, route_tensor(name, p)))
-        return [(name, p, self._decided(route, group)) for name, p, route in routed]
+            return [(name, p, self._decided(r, group)) for name, p, r in route_module(params, ends_model=params is self._end)]
+        items = [params] if isinstance(params, Tensor) else list(params)
+        named = [item if isinstance(item, tuple) else (None, item) for item in items]
+        for _, p in named:
+            if not isinstance(p, Tensor):
+                raise InputError(
+                    f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module"
+                )
+        return [(name, p, self._decided(route, group)) for (name, p), route in zip(named, route_tensors(named), strict=True)]
 
     def _decided(self, route: Route, group: dict[str, Any]) -> Route:
         """The route after what the user said: of the group, of the optimizer, of orthogonalisation."""
@@ -147,7 +152,9 @@ class Celo2(Optimizer):
 
     def routing(self) -> Routing:
         """Who moves which parameter, and why, in the order of the groups."""
-        return Routing(self._routes)
+        rules = [group["rule"] for group in self.param_groups for _ in group["params"]]
+        pairs = zip(self._routes, rules, strict=True)
+        return Routing(r if r.rule == rule else dataclasses.replace(r, rule=rule, why="as loaded") for r, rule in pairs)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -160,23 +167,25 @@ class Celo2(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        outcomes: list[Tensor] = []
         for group in self.param_groups:
-            for p in group["params"]:
-                self._init_state(p, group)
             for index, p in enumerate(group["params"]):
-                if p.grad is None or p.numel() == 0:
-                    continue
-                if p.grad.layout != torch.strided:
+                if p.grad is not None and p.grad.layout != torch.strided:
                     raise InputError(f"the gradient of {_name(group, index)} is sparse; use sparse=False in its Embedding")
-                outcomes.append(self._step_tensor(p, p.grad, group))
-        self._warn(outcomes)
+                self._init_state(p, group)
+        self._warn(
+            [
+                self._step_tensor(p, p.grad, group)
+                for group in self.param_groups
+                for p in group["params"]
+                if p.grad is not None and p.numel() > 0
+            ]
+        )
         return loss
 
     def _init_state(self, p: Tensor, group: dict[str, Any]) -> None:
         """Make state for a parameter that is trained, also before its first gradient: every rank then has the same keys."""
         state = self.state[p]
-        if state or not p.requires_grad:
+        if state or not (p.requires_grad or p.grad is not None):
             return
         state["skipped"] = torch.zeros((), dtype=torch.int32, device=p.device)
         if group["rule"] == ADAMW:
@@ -241,25 +250,43 @@ class Celo2(Optimizer):
         """Load what `state_dict` gave; the accumulators keep the dtype they were saved in.
 
         Raises:
-            InputError: the state was made by another theta.
+            InputError: the state is of another optimizer, or was made by another theta.
         """
-        for group in state_dict["param_groups"]:
-            if group.get("theta", self.theta.identity) != self.theta.identity:
-                raise InputError(
-                    f"this state was made by theta {group['theta']}, the optimizer has {self.theta.identity}; load that theta"
-                )
-        super().load_state_dict(state_dict)
+        loaded = state_dict
+
+        def check(_: Optimizer, hooked: dict[str, Any]) -> None:
+            nonlocal loaded
+            loaded = hooked
+            for group in hooked["param_groups"]:
+                self._check_theta(group)
+
+        last_hook = self.register_load_state_dict_pre_hook(check)  # after the user's own, which may rewrite the state
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last_hook.remove()
         # The base class casts state to the dtype of its parameter, which would round float32 accumulators of bf16 weights.
-        saved_ids = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        saved_ids = itertools.chain.from_iterable(group["params"] for group in loaded["param_groups"])
         own = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, p in zip(saved_ids, own, strict=True):
-            for key, value in state_dict["state"].get(saved_id, {}).items():
+            for key, value in loaded["state"].get(saved_id, {}).items():
                 if isinstance(value, Tensor):
                     self.state[p][key] = value.detach().clone().to(p.device)
 
+    def _check_theta(self, group: dict[str, Any]) -> None:
+        if "theta" not in group:
+            raise InputError(
+                "this state is of another optimizer than Celo2; start from fresh accumulators instead of loading it"
+            )
+        if group["theta"].rpartition("@")[2] != self.theta.identity.rpartition("@")[2]:
+            raise InputError(
+                f"this state was made by theta {group['theta']}, the optimizer has {self.theta.identity}; load that theta"
+            )
+
     def __getstate__(self) -> dict[str, Any]:
-        own = {key: self.__dict__[key] for key in ("theta", "_route", "_routes")}
-        return {**super().__getstate__(), **own, "_tensors": {}}
+        own = {key: self.__dict__[key] for key in ("theta", "_routes", "_end")}
+        route = None if callable(self._route) else self._route  # functions need not be picklable
+        return {**super().__getstate__(), **own, "_route": route, "_tensors": {}}
 
 
 def _stated_axes(group: dict[str, Any]) -> MatrixAxes | None:
@@ -280,17 +307,36 @@ def _name(group: dict[str, Any], index: int, number: int | None = None) -> str:
     return f"tensor {index}" + ("" if number is None else f" of group {number}")
 
 
+def _listed(params: Iterable[Any]) -> list[Any]:
+    if isinstance(params, Tensor):
+        raise InputError("params is one tensor; pass a list of tensors, a module, named parameters or groups")
+    items = list(params)
+    if not items:
+        raise InputError("no parameters to optimize: pass a module, named parameters, parameters or groups")
+    return items
+
+
+def _end_of_model(groups: Sequence[Any]) -> nn.Module | None:
+    """The module whose last layer may be the output head: the last one, where all that is passed are modules with layers."""
+    modules = [group["params"] for group in groups if isinstance(group, dict) and isinstance(group.get("params"), nn.Module)]
+    matrices = sum(p.ndim > 1 for module in modules for p in module.parameters())
+    return modules[-1] if len(modules) == len(groups) and matrices > 1 else None
+
+
 def _check_hyper_parameters(group: dict[str, Any]) -> None:
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.ndim:
-        raise InputError(f"lr is a tensor of shape {tuple(lr.shape)}; it must be a number or a tensor without axes")
-    for key, low in (("lr", 0), ("weight_decay", 0), ("adamw_lr_multiplier", 0), ("eps", 0)):
-        if not group[key] >= low:
-            raise InputError(f"{key} is {group[key]}; it must not be below {low}")
-    if not all(0 <= beta < 1 for beta in group["betas"]):
-        raise InputError(f"betas are {group['betas']}; each must be at least 0 and below 1")
-    if not group["state_dtype"].is_floating_point:
-        raise InputError(f"state_dtype is {group['state_dtype']}; it must be of floats")
+    for key in ("lr", "weight_decay", "adamw_lr_multiplier", "eps"):
+        value = group[key]
+        if isinstance(value, Tensor) and value.ndim:
+            raise InputError(f"{key} is a tensor of shape {tuple(value.shape)}; it must be a number or a tensor without axes")
+        if not isinstance(value, (int, float, Tensor)) or not value >= 0:
+            raise InputError(f"{key} is {value!r}; it must be a number that is not below 0")
+    betas = tuple(group["betas"])
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise InputError(f"betas are {betas}; give two, each at least 0 and below 1")
+    if group["state_dtype"] not in STATE_DTYPES:
+        raise InputError(f"state_dtype is {group['state_dtype']}; take one of {', '.join(map(str, STATE_DTYPES))}")
+    if group.get("maximize"):
+        raise InputError("maximize is True, which Celo2 does not do; negate the loss")
 
 
 def _check_parameter(route: Route, p: Tensor) -> None:

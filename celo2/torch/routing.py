@@ -1,22 +1,32 @@
-"""Routing of a module's parameters: what the types of its modules say, then what names and shapes say."""
+"""Routing of PyTorch parameters: what the types of their modules say, then what names and shapes say."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
-from celo2.routing import ADAMW, CELO2, Route, by_name_and_shape
+from celo2.routing import ADAMW, CELO2, Route, by_names_and_shapes, heads_among
 from celo2.views import MatrixAxes
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.modules.batchnorm._NormBase)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
 """Recurrent modules keep the matrices of their gates stacked along the output axis."""
+LONGEST_KERNEL = 32
+"""A tensor of three axes with more taps than this is rather a stack of matrices, whose axes must be stated."""
+HEADLESS = (
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
 
 
 def default_axes(shape: torch.Size) -> MatrixAxes:
@@ -24,86 +34,110 @@ def default_axes(shape: torch.Size) -> MatrixAxes:
     return MatrixAxes(fan_in=1, fan_out=0, split_axis=0) if len(shape) >= 2 else MatrixAxes()
 
 
-def route_tensor(name: str | None, tensor: Tensor) -> Route:
-    """The route of a tensor that came without its module."""
-    route = by_name_and_shape(name, (*tensor.shape[2:], *tensor.shape[:2]) if tensor.ndim > 2 else tensor.shape)
+def route_tensors(tensors: Sequence[tuple[str | None, Tensor]]) -> list[Route]:
+    """The routes of tensors that came without their module."""
+    routes = by_names_and_shapes([(name, (*t.shape[2:], *t.shape[:2])) for name, t in tensors])
+    return [_as_convolution(route, t) for route, (_, t) in zip(routes, tensors, strict=True)]
+
+
+def _as_convolution(route: Route, tensor: Tensor) -> Route:
     route = dataclasses.replace(route, shape=tuple(tensor.shape))
-    taps = tensor[0, 0].numel() if tensor.ndim > 2 and tensor.numel() else 1
-    if route.rule == CELO2 and taps > max(tensor.shape[:2]):
-        why = f"{taps} taps for {tensor.shape[1]} inputs look like no convolution (out, in, taps...)"
+    if route.rule == ADAMW or tensor.ndim < 3:
+        return route
+    taps = max(tensor.shape[2:])
+    if taps > LONGEST_KERNEL:
+        why = f"an axis of {taps} taps looks like no convolution (out, in, taps...)"
         return dataclasses.replace(route, rule=ADAMW, why=why, doubtful=True)
-    if route.rule == CELO2 and tensor.ndim > 2:
-        return dataclasses.replace(route, why="convolution, each tap a matrix")
-    return route
+    return dataclasses.replace(route, why="convolution, each tap a matrix")
 
 
-def route_module(module: nn.Module) -> Iterator[tuple[str, Tensor, Route]]:
-    """(name, parameter, route) for each parameter of a module, a shared one once."""
+def route_module(module: nn.Module, ends_model: bool) -> list[tuple[str, Tensor, Route]]:
+    """(name, parameter, route) for each parameter of a module, a shared one once.
+
+    `ends_model`: the model ends with this module, so its last layer is the output head if nothing says which it is.
+    """
     embedded = {id(m.weight): name for name, m in module.named_modules() if isinstance(m, EMBEDDINGS)}
-    head = _head(module, embedded)
-    for name, parameter in module.named_parameters():
-        path, _, leaf = name.rpartition(".")
-        owner = module.get_submodule(path)
-        yield name, parameter, _route(name, leaf, parameter, owner, embedded, head)
+    named = list(module.named_parameters())
+    heads = _heads(module, ends_model)
+    fallback = route_tensors(named)
+    return [
+        (name, p, _route(name, p, module, embedded, heads, route)) for (name, p), route in zip(named, fallback, strict=True)
+    ]
 
 
 def _route(
-    name: str, leaf: str, parameter: Tensor, owner: nn.Module, embedded: dict[int, str], head: nn.Module | None
+    name: str, parameter: Tensor, module: nn.Module, embedded: dict[int, str], heads: dict[int, str], fallback: Route
 ) -> Route:
     shape = tuple(parameter.shape)
+    owner, leaf = _owner(module, name)
     kind = type(owner).__name__
 
     def route(rule: str, why: str, **axes: int | tuple[int, ...]) -> Route:
         return Route(name, shape, rule, why, MatrixAxes(**axes) if axes else None)  # type: ignore[arg-type]
 
-    if isinstance(owner, NORMS) or "norm" in kind.lower():
+    if isinstance(owner, NORMS):
         return route(ADAMW, f"norm ({kind})")
     if len(shape) < 2:
-        return route(ADAMW, "bias" if leaf.startswith("bias") or leaf.endswith("bias") else "vector" if shape else "scalar")
+        return route(ADAMW, "bias" if "bias" in leaf else "vector" if shape else "scalar")
     if id(parameter) in embedded:
-        shared = owner is head or not isinstance(owner, EMBEDDINGS)
-        return route(ADAMW, f"tied to the embedding {embedded[id(parameter)]}" if shared else f"embedding ({kind})")
-    if owner is head:
-        return route(ADAMW, f"output head ({kind})")
-    if isinstance(owner, CONVS):
+        tied = not isinstance(owner, EMBEDDINGS) or id(owner) in heads
+        return route(ADAMW, f"tied to the embedding {embedded[id(parameter)]}" if tied else f"embedding ({kind})")
+    if id(owner) in heads and leaf == "weight":
+        return route(ADAMW, f"output head ({kind}{heads[id(owner)]})")
+    if isinstance(owner, (*CONVS, *TRANSPOSED_CONVS)) and leaf == "weight":
         return _route_conv(route, owner)
-    if isinstance(owner, TRANSPOSED_CONVS):
-        sizes = (shape[0] // owner.groups,) * owner.groups
-        return route(CELO2, f"transposed convolution ({kind})", fan_in=0, fan_out=1, split_axis=0, split_sizes=sizes)
     if isinstance(owner, nn.MultiheadAttention) and leaf == "in_proj_weight":
         sizes = (shape[0] // 3,) * 3
         return route(CELO2, "fused QKV, three matrices", fan_in=1, fan_out=0, split_axis=0, split_sizes=sizes)
-    if type(owner) in GATES and leaf.startswith("weight"):
+    if type(owner) in GATES and leaf.startswith(("weight_ih", "weight_hh")):
         gates = GATES[type(owner)]
         sizes = (shape[0] // gates,) * gates
         return route(CELO2, f"{gates} gates ({kind})", fan_in=1, fan_out=0, split_axis=0, split_sizes=sizes)
     if kind == "Conv1D" and hasattr(owner, "nf"):  # Transformers' GPT-2 keeps its linear layers as (in, out)
         return route(CELO2, "hidden matrix, stored (in, out)", fan_in=0, fan_out=1, split_axis=1)
-    if isinstance(owner, nn.Linear):
-        return route(CELO2, "hidden matrix (Linear)")
-    return route_tensor(name, parameter)
+    if isinstance(owner, nn.Linear) and leaf == "weight":
+        return route(CELO2, f"hidden matrix ({kind})")
+    return fallback
 
 
-def _route_conv(route: Callable[..., Route], conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Route:
+def _route_conv(route: Callable[..., Route], conv: nn.modules.conv._ConvNd) -> Route:
     kind = type(conv).__name__
-    if conv.groups == 1:
+    transposed = isinstance(conv, TRANSPOSED_CONVS)
+    if conv.groups == 1 and not transposed:
         return route(CELO2, f"convolution ({kind}), each tap a matrix")
-    if conv.groups == conv.in_channels:
+    if conv.groups > 1 and conv.groups == conv.in_channels:
         return route(ADAMW, f"depthwise convolution ({kind}): no matrix in it")
-    sizes = (conv.out_channels // conv.groups,) * conv.groups
-    return route(CELO2, f"grouped convolution ({kind})", fan_in=1, fan_out=0, split_axis=0, split_sizes=sizes)
+    axes = {"fan_in": 0, "fan_out": 1} if transposed else {"fan_in": 1, "fan_out": 0}
+    length = conv.in_channels if transposed else conv.out_channels
+    sizes = (length // conv.groups,) * conv.groups
+    return route(CELO2, f"convolution ({kind}), {conv.groups} groups", **axes, split_axis=0, split_sizes=sizes)
 
 
-def _head(module: nn.Module, embedded: dict[int, str]) -> nn.Module | None:
-    """The output layer: as the model says it (Transformers, timm), as its name says it, else the last Linear of several."""
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that uses a parameter, and the parameter's name in it; parametrisations (weight norm) are looked through."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if not isinstance(owner, ParametrizationList):
+        return owner, leaf
+    outer, _, parametrized = f".{path}".rpartition(".parametrizations.")
+    return module.get_submodule(outer.removeprefix(".")), leaf if leaf == "original0" else parametrized
+
+
+def _heads(module: nn.Module, ends_model: bool) -> dict[int, str]:
+    """{id of an output layer: what to add to the reason}: as the model says, as names say, else the model's last layer."""
     for method in ("get_output_embeddings", "get_classifier"):
         if callable(getattr(module, method, None)):
-            head = getattr(module, method)()
-            if isinstance(head, nn.Module) and not isinstance(head, nn.Identity):
-                return head
-    layers = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Linear)]
-    named = [m for name, m in layers if "head" in by_name_and_shape(name, (2, 2)).why]
-    if named:
-        return named[-1]
-    matrices = [p for p in module.parameters() if p.ndim > 1 and id(p) not in embedded]
-    return layers[-1][1] if layers and len(matrices) > 1 else None
+            said = getattr(module, method)()
+            return {id(layer): "" for layer in list(_layers(said))[-1:]} if isinstance(said, nn.Module) else {}
+    layers = {f"{name}.weight": m for name, m in module.named_modules() if isinstance(m, (nn.Linear, *CONVS))}
+    named = {id(layers[name]): ", by its name" for name in heads_among(layers)}
+    if named or not ends_model or isinstance(module, HEADLESS):
+        return named
+    return {id(m): ", the last layer" for m in list(_layers(module))[-1:] if isinstance(m, nn.Linear)}
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules that hold a matrix themselves, in the order of their registration."""
+    for each in module.modules():
+        if any(p.ndim > 1 for p in each.parameters(recurse=False)) and not isinstance(each, NORMS):
+            yield each

@@ -1,6 +1,6 @@
-"""The rule applied to one PyTorch tensor, eagerly, in tiles: memory is bounded and every tile stays in the cache.
+"""The rule applied to one PyTorch tensor, eagerly, in tiles, so that memory is bounded by the matrix and not by its channels.
 
-A matrix is gone through three times: gradients into the accumulators, squares of the channels into their normalisers,
+A large batch goes through matrix by matrix, since each has the rule by itself. A large matrix is gone through three times: gradients into the accumulators, squares of the channels into their normalisers,
 channels through the MLP. All formulas are those of `celo2.rule`; a matrix that fits one tile takes `rule.update` itself.
 """
 
@@ -42,6 +42,18 @@ def step(
         finite: 0-d bool tensor; where it is false nothing moves: neither the accumulators nor (step 0) the parameter.
         orthogonalize: Newton-Schulz, or None.
     """
+    if g.ndim > 2 and g.numel() > TILE:
+        u = torch.empty(g.shape, dtype=theta.w0.dtype, device=g.device)
+        count = max(1, TILE * g.shape[0] // g.numel())
+        for start in range(0, g.shape[0], count):
+            here = start if count == 1 else slice(start, start + count)
+            part = Accumulators(
+                accumulators.momentum[:, here],
+                accumulators.second_moment[here],
+                tuple(f[:, here] for f in accumulators.factored),
+            )
+            u[here] = step(spec, theta, part, g[here], p[here], finite, orthogonalize)
+        return u
     if g.numel() <= TILE or len(accumulators.factored) == 1:
         work = theta.w0.dtype
         g = torch.where(finite, g.to(work), 0)
