@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -139,13 +139,15 @@ def celo2(
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(adamw_rate),
     )
-    transforms = {CELO2: _still_where_not_finite(hidden), ADAMW: _still_where_not_finite(rest)}
+    transforms: dict[Hashable, optax.GradientTransformation] = {
+        CELO2: _still_where_not_finite(hidden),
+        ADAMW: _still_where_not_finite(rest),
+    }
     return optax.partition(transforms, _checked(by_route if labels is None else labels))
 
 
 def route(params: Any, everywhere: bool = False) -> Routing:
     """Who moves which leaf, and why, by the names on its path and its shape; `everywhere`: the rule on all (Celo2-base)."""
-
     leaves = jax.tree_util.tree_leaves_with_path(params)
     routes = by_names_and_shapes([(_dotted(path), jnp.shape(leaf)) for path, leaf in leaves])
     if everywhere:
@@ -171,11 +173,11 @@ def _checked(labels: Any) -> Any:
 
 def _still_where_not_finite(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """`inner`, but a leaf whose gradient is not finite gets a zero update (no weight decay either)."""
-    inner = optax.with_extra_args_support(inner)
+    with_extra = optax.with_extra_args_support(inner)
 
-    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        updates, state = inner.update(grads, state, params, **extra)
-        return jax.tree.map(lambda u, g: jnp.where(jnp.isfinite(g).all(), u, jnp.zeros_like(u)), updates, grads), state
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        new, state = with_extra.update(updates, state, params, **extra)
+        return jax.tree.map(lambda u, g: jnp.where(jnp.isfinite(g).all(), u, jnp.zeros_like(u)), new, updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
@@ -183,14 +185,15 @@ def _still_where_not_finite(inner: optax.GradientTransformation) -> optax.Gradie
 def _kept_where_not_finite(adam: optax.GradientTransformation) -> optax.GradientTransformation:
     """Adam, but the moments of a leaf whose gradient is not finite stay as they were."""
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, new = adam.update(grads, state, params)
-        finite = jax.tree.map(lambda g: jnp.isfinite(g).all(), grads)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        steps, moved = adam.update(updates, state, params)
+        new: Any = moved
+        finite = jax.tree.map(lambda g: jnp.isfinite(g).all(), updates)
 
         def keep(after: Any, before: Any) -> Any:
             return jax.tree.map(jnp.where, finite, after, before)
 
-        return updates, new._replace(mu=keep(new.mu, state.mu), nu=keep(new.nu, state.nu))
+        return steps, new._replace(mu=keep(new.mu, state.mu), nu=keep(new.nu, state.nu))
 
     return optax.GradientTransformation(adam.init, update)
 

@@ -73,7 +73,7 @@ def test_an_alteration_anywhere_is_refused(saved, place):
     }
     at = len(content) - 3 if place == "a number" else content.index(words[place])
     saved.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    with pytest.raises(InputError, match="was altered|but not a theta of format"):
+    with pytest.raises(InputError, match=r"was altered|but not a theta of format"):
         load_theta(saved)
 
 

@@ -115,7 +115,7 @@ def test_hyper_parameters_live_in_groups_and_adamw_has_its_own_rate():
 
 def test_the_adamw_part_is_the_adamw_of_torch():
     model, twin = small_model(), small_model()
-    optimizer = Celo2([{"params": model.parameters(), "rule": "adamw"}], lr=1e-2, weight_decay=0.1, theta=THETA)
+    optimizer = Celo2([{"params": model.parameters(), "rule": "adamw", "lr": 1e-2}], weight_decay=0.1, theta=THETA)
     reference = torch.optim.AdamW(twin.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     train(model, optimizer, 10)
     train(twin, reference, 10)
@@ -135,7 +135,7 @@ def test_the_adamw_part_in_any_memory_layout(layout, gradient):
     torch.manual_seed(0)
     x = torch.randn(6, 5)
     p, q = nn.Parameter(layout(x)), nn.Parameter(x.clone())
-    optimizer = Celo2([{"params": [p], "rule": "adamw"}], lr=0.1, theta=THETA)
+    optimizer = Celo2([{"params": [p], "rule": "adamw", "lr": 0.1}], theta=THETA)
     reference = torch.optim.AdamW([q], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
     for _ in range(3):
         q.grad = torch.randn(6, 5)
@@ -503,6 +503,6 @@ def test_a_sparse_gradient_is_refused_by_name_before_anything_moves():
     optimizer = Celo2(model, theta=THETA)
     before = model[0].weight.detach().clone()
     model[0](model[1](torch.tensor([1]))).sum().backward()
-    with pytest.raises(InputError, match="the gradient of 1.weight is sparse; use sparse=False"):
+    with pytest.raises(InputError, match=r"the gradient of 1.weight is sparse; use sparse=False"):
         optimizer.step()
     assert torch.equal(model[0].weight, before)

@@ -1,4 +1,4 @@
-"""Celo2 as a `torch.optim.Optimizer`: groups, state and dispatch. The numbers are made in `step` and `adamw`."""
+"""Celo2 as a `torch.optim.Optimizer`: state and dispatch. Groups are made in `groups`, numbers in `step` and `adamw`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,14 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from celo2.errors import InputError
-from celo2.routing import ADAMW, CELO2, Override, Route, Routing, check_rule, overridden
+from celo2.routing import ADAMW, Override, Route, Routing
 from celo2.rule import Weights
 from celo2.state import State, lengths, unpack
 from celo2.theta import Theta, load_theta
 from celo2.torch import adamw
+from celo2.torch.groups import NO_PARAMETERS, check_hyper_parameters, end_of_model, listed, name_of, parts, routed, split
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
-from celo2.torch.routing import default_axes, route_module, route_tensors
 from celo2.torch.step import step as rule_step
-from celo2.views import MatrixAxes, Piece, Vector, pieces
-
-
-STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-"""float16 is not among them: the squares of ordinary gradients overflow it."""
 
 
 class Celo2(Optimizer):
@@ -39,7 +34,7 @@ class Celo2(Optimizer):
     Args:
         params: a module (best: routing then knows types), named parameters, parameters, or groups. A group may set any
             keyword below, and `rule` ("celo2" or "adamw"), `axes` (fan_in, fan_out), `split_axis` and `split_sizes` for
-            parameters that are not (out, in) or (out, in, taps...). With `rule` stated, its `lr` is taken as it is.
+            parameters that are not (out, in) or (out, in, taps...). An `lr` beside a `rule` is taken as it is.
         lr: learning rate, a float or a 0-d tensor: the RMS of a step of every hidden matrix.
         weight_decay: decoupled, on both rules.
         adamw_lr_multiplier: rate of the AdamW groups over `lr`; 20 in the paper.
@@ -84,13 +79,13 @@ class Celo2(Optimizer):
             "state_dtype": state_dtype,
             "theta": self.theta.identity,
         }
-        _check_hyper_parameters(defaults)
-        groups = [{"params": params}] if isinstance(params, nn.Module) else _listed(params)
-        self._end = _end_of_model(groups)
+        check_hyper_parameters(defaults)
+        groups = listed(params)
+        self._end = end_of_model(groups)
         super().__init__(groups, defaults)
         self._end = None
         if not self._routes:
-            raise InputError("no parameters to optimize: pass a module, named parameters, parameters or groups")
+            raise InputError(NO_PARAMETERS)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Route a group's parameters and add them, as one group a rule and a reading of axes.
@@ -99,56 +94,13 @@ class Celo2(Optimizer):
             param_group: "params" (a module, named parameters or parameters) and any hyper-parameters of its own.
         """
         group = {**self.defaults, **param_group}
-        _check_hyper_parameters(group)
-        stated = _stated_axes(group)
-        buckets: dict[tuple[str, MatrixAxes | None], list[tuple[str | None, Tensor, Route]]] = {}
-        for name, p, route in self._routed(param_group):
-            _check_parameter(route, p)
-            axes = (stated or route.axes) if route.rule == CELO2 and p.ndim > 1 else None
-            if axes is not None:
-                pieces(p.shape, axes)
-            buckets.setdefault((route.rule, axes), []).append((name, p, route))
-        order = sorted(buckets, key=lambda bucket: bucket[0] == ADAMW)  # hidden matrices first: param_groups[0]["lr"] is lr
-        for rule, axes in order:
-            members = buckets[rule, axes]
-            part = {**group, "params": [p if name is None else (name, p) for name, p, _ in members], "rule": rule}
-            part |= {"axes": None, "split_axis": None, "split_sizes": None}
-            if axes is not None:
-                part |= {"axes": (axes.fan_in, axes.fan_out), "split_axis": axes.split_axis, "split_sizes": axes.split_sizes}
-            factor = group["adamw_lr_multiplier"] if rule == ADAMW and param_group.get("rule") is None else 1
-            lr = group["lr"]
-            part["lr"] = lr.clone() * factor if isinstance(lr, Tensor) else lr * factor  # schedulers write into tensors
+        check_hyper_parameters(group)
+        stated_rule = param_group.get("rule")
+        literal_lr = stated_rule is not None and "lr" in param_group
+        members = routed(group, stated_rule, self._route, self._end)
+        for part, routes in split(group, members, 1.0 if literal_lr else group["adamw_lr_multiplier"]):
             super().add_param_group(part)
-            self._routes += [route for _, _, route in members]
-
-    def _routed(self, group: dict[str, Any]) -> list[tuple[str | None, Tensor, Route]]:
-        """(name or None, parameter, route) for each of a group."""
-        params = group["params"]
-        if isinstance(params, nn.Module):
-            return [(name, p, self._decided(r, group)) for name, p, r in route_module(params, ends_model=params is self._end)]
-        items = [params] if isinstance(params, Tensor) else list(params)
-        named = [item if isinstance(item, tuple) else (None, item) for item in items]
-        for _, p in named:
-            if not isinstance(p, Tensor):
-                raise InputError(
-                    f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module"
-                )
-        return [(name, p, self._decided(route, group)) for (name, p), route in zip(named, route_tensors(named), strict=True)]
-
-    def _decided(self, route: Route, group: dict[str, Any]) -> Route:
-        """The route after what the user said: of the group, of the optimizer, of orthogonalisation."""
-        if group.get("rule") is not None:
-            check_rule(group["rule"])
-            return dataclasses.replace(route, rule=group["rule"], why="stated by its group", doubtful=False)
-        if not group.get("orthogonalize", self.defaults["orthogonalize"]):
-            route = dataclasses.replace(route, rule=CELO2, why=f"Celo2-base moves everything ({route.why})", doubtful=False)
-        elif route.doubtful and (group.get("axes") or group.get("split_sizes")):
-            route = dataclasses.replace(route, rule=CELO2, why="axes stated by its group", doubtful=False)
-        route = overridden(route, self._route)
-        if route.doubtful:
-            mend = "state rule= or axes= in its group, or pass the module"
-            warnings.warn(f"{route.name} {route.shape} goes to {route.rule}: {route.why}; {mend}", stacklevel=4)
-        return route
+            self._routes += routes
 
     def routing(self) -> Routing:
         """Who moves which parameter, and why, in the order of the groups."""
@@ -170,7 +122,7 @@ class Celo2(Optimizer):
         for group in self.param_groups:
             for index, p in enumerate(group["params"]):
                 if p.grad is not None and p.grad.layout != torch.strided:
-                    raise InputError(f"the gradient of {_name(group, index)} is sparse; use sparse=False in its Embedding")
+                    raise InputError(f"the gradient of {name_of(group, index)} is sparse; use sparse=False in its Embedding")
                 self._init_state(p, group)
         self._warn(
             [
@@ -195,7 +147,7 @@ class Celo2(Optimizer):
         per_entry = p.dtype if p.dtype == torch.float64 else group["state_dtype"]
         second_moment = torch.zeros_like(p, dtype=per_entry, memory_format=torch.preserve_format)
         momentum = torch.stack([second_moment for _ in self.theta.spec.momentum_decays])
-        moments = lengths(self.theta.spec, _parts(p, group), second_moment, torch)
+        moments = lengths(self.theta.spec, parts(p, group), second_moment, torch)
         factored = (torch.zeros(shape, dtype=dtype, device=p.device) for shape in moments)
         state.update(State(momentum, second_moment, *factored)._asdict())
 
@@ -209,9 +161,9 @@ class Celo2(Optimizer):
             return finite
         spec = self.theta.spec
         theta = self._theta_tensors(torch.promote_types(p.dtype, torch.float32), p.device)
-        parts = _parts(p, group)
-        views = unpack(torch, parts, State(*(state[key] for key in State._fields)))
-        for part, accumulators in zip(parts, views, strict=True):
+        batches = parts(p, group)
+        views = unpack(torch, batches, State(*(state[key] for key in State._fields)))
+        for part, accumulators in zip(batches, views, strict=True):
             orthogonalize = newton_schulz if group["orthogonalize"] and not part.vector else None
             w = part.view(torch, p)
             u = rule_step(spec, theta, accumulators, part.view(torch, g), w, finite, orthogonalize)
@@ -236,7 +188,7 @@ class Celo2(Optimizer):
             for index, p in enumerate(group["params"]):
                 count = int(self.state[p]["skipped"]) if "skipped" in self.state.get(p, {}) else 0
                 if count:
-                    counts[_name(group, index, number)] = count
+                    counts[name_of(group, index, number)] = count
         return counts
 
     def _warn(self, outcomes: Sequence[Tensor]) -> None:
@@ -287,60 +239,3 @@ class Celo2(Optimizer):
         own = {key: self.__dict__[key] for key in ("theta", "_routes", "_end")}
         route = None if callable(self._route) else self._route  # functions need not be picklable
         return {**super().__getstate__(), **own, "_route": route, "_tensors": {}}
-
-
-def _stated_axes(group: dict[str, Any]) -> MatrixAxes | None:
-    """What a group says of the axes of all its parameters, if anything."""
-    if group.get("axes") is None and not group.get("split_sizes"):
-        return None
-    fan_in, fan_out = group.get("axes") or (1, 0)
-    return MatrixAxes(fan_in, fan_out, group.get("split_axis", fan_out), tuple(group.get("split_sizes") or ()))
-
-
-def _parts(p: Tensor, group: dict[str, Any]) -> list[Piece] | list[Vector]:
-    return pieces(p.shape, _stated_axes(group) or default_axes(p.shape))
-
-
-def _name(group: dict[str, Any], index: int, number: int | None = None) -> str:
-    if "param_names" in group:
-        return group["param_names"][index]
-    return f"tensor {index}" + ("" if number is None else f" of group {number}")
-
-
-def _listed(params: Iterable[Any]) -> list[Any]:
-    if isinstance(params, Tensor):
-        raise InputError("params is one tensor; pass a list of tensors, a module, named parameters or groups")
-    items = list(params)
-    if not items:
-        raise InputError("no parameters to optimize: pass a module, named parameters, parameters or groups")
-    return items
-
-
-def _end_of_model(groups: Sequence[Any]) -> nn.Module | None:
-    """The module whose last layer may be the output head: the last one, where all that is passed are modules with layers."""
-    modules = [group["params"] for group in groups if isinstance(group, dict) and isinstance(group.get("params"), nn.Module)]
-    matrices = sum(p.ndim > 1 for module in modules for p in module.parameters())
-    return modules[-1] if len(modules) == len(groups) and matrices > 1 else None
-
-
-def _check_hyper_parameters(group: dict[str, Any]) -> None:
-    for key in ("lr", "weight_decay", "adamw_lr_multiplier", "eps"):
-        value = group[key]
-        if isinstance(value, Tensor) and value.ndim:
-            raise InputError(f"{key} is a tensor of shape {tuple(value.shape)}; it must be a number or a tensor without axes")
-        if not isinstance(value, (int, float, Tensor)) or not value >= 0:
-            raise InputError(f"{key} is {value!r}; it must be a number that is not below 0")
-    betas = tuple(group["betas"])
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise InputError(f"betas are {betas}; give two, each at least 0 and below 1")
-    if group["state_dtype"] not in STATE_DTYPES:
-        raise InputError(f"state_dtype is {group['state_dtype']}; take one of {', '.join(map(str, STATE_DTYPES))}")
-    if group.get("maximize"):
-        raise InputError("maximize is True, which Celo2 does not do; negate the loss")
-
-
-def _check_parameter(route: Route, p: Tensor) -> None:
-    if p.is_complex():
-        raise InputError(f"{route.name} is complex; optimize torch.view_as_real of it instead")
-    if not p.is_floating_point():
-        raise InputError(f"{route.name} is of {p.dtype}; only floats can be optimized")

@@ -1,7 +1,8 @@
 """The rule applied to one PyTorch tensor, eagerly, in tiles, so that memory is bounded by the matrix and not by its channels.
 
-A large batch goes through matrix by matrix, since each has the rule by itself. A large matrix is gone through three times: gradients into the accumulators, squares of the channels into their normalisers,
-channels through the MLP. All formulas are those of `celo2.rule`; a matrix that fits one tile takes `rule.update` itself.
+A large batch goes through matrix by matrix, since each has the rule by itself. A large matrix is gone through three times:
+gradients into the accumulators, squares of the channels into their normalisers, channels through the MLP. All formulas are
+those of `celo2.rule`; what fits one tile takes `rule.update` itself.
 """
 
 from __future__ import annotations
