@@ -200,7 +200,7 @@ def rows_of(xp: Any, w0: Array, kind: str) -> Array:
 def direction(xp: Any, theta: Weights, layer: Channels, channels: Channels) -> Array:
     """The MLP, entry by entry: output 0, (..., a, b). Channels lead, so that each product reads contiguous rows."""
     a, b = channels.entries[0].shape[-2:]
-    h = sum(apply(xp, w, kind) for w, kind in zip(layer, channels, strict=True) if kind)
+    h = sum(first_layer(xp, w, kind) for w, kind in zip(layer, channels, strict=True) if kind)
     h = xp.clip(h + theta.b0[:, None, None], 0, None)
     h = h.reshape(*h.shape[:-2], a * b)
     h = xp.clip(xp.swapaxes(theta.w1, 0, 1) @ h + theta.b1[:, None], 0, None)
@@ -208,7 +208,7 @@ def direction(xp: Any, theta: Weights, layer: Channels, channels: Channels) -> A
     return d.reshape(*d.shape[:-1], a, b)
 
 
-def apply(xp: Any, w: Array, kind: list[Array]) -> Array:
+def first_layer(xp: Any, w: Array, kind: list[Array]) -> Array:
     """One kind of channel through the first layer: weights (..., channels, hidden) -> (..., hidden, rows, columns)."""
     x = xp.stack(kind, axis=-3)
     rows, columns = x.shape[-2:]

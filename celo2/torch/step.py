@@ -2,7 +2,7 @@
 
 A large batch goes through matrix by matrix, since each has the rule by itself. A large matrix is gone through three times:
 gradients into the accumulators, squares of the channels into their normalisers, channels through the MLP. All formulas are
-those of `celo2.rule`; what fits one tile takes `rule.update` itself.
+those of `celo2.rule`; a vector, and what fits one tile, takes `rule.update` itself.
 """
 
 from __future__ import annotations
