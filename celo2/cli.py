@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from celo2.errors import InputError
 
@@ -50,9 +50,9 @@ class Train:
 
         if not self.optimizers:
             raise InputError("--optimizers names none; give at least one")
-        for name in ("steps", "seeds", "width", "depth"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}; give at least 1")
+        for name, least in (("steps", 1), ("seeds", 1), ("width", 1), ("depth", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} is {getattr(self, name)}; give at least {least}")
         if self.width % 32:
             raise InputError(f"--width is {self.width}; give a multiple of 32, the width of a head")
         template = RunConfig("", 0.0, self.seed, self.steps, model=GPTConfig(self.width, self.depth))
@@ -98,16 +98,19 @@ class Routing:
         console.print(table)
 
 
-def _model(path: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _model(path: str) -> Any:
+    """A PyTorch model of module:callable."""
     module, _, name = path.partition(":")
     sys.path.insert(0, "")  # the user's own modules, as with python -m
     try:
-        factory = getattr(importlib.import_module(module), name)
-        return factory()
+        model = getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"cannot make a model of {path!r} ({error}); give module:callable, a callable without arguments"
+            f"cannot make a model of {path!r} ({error}); give module:callable, callable without arguments"
         ) from error
+    if not hasattr(model, "named_parameters"):
+        raise InputError(f"{path!r} gives a {type(model).__name__}; give a callable that returns a torch.nn.Module")
+    return model
 
 
 COMMANDS: dict[str, type] = {"train": Train, "meta-train": MetaTrain, "routing": Routing}
@@ -125,6 +128,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         command(console)
     except InputError as error:
+        errors.print(f"celo2 {name}: {error}", markup=False, highlight=False)
+        sys.exit(2)
+    except OSError as error:
         errors.print(f"celo2 {name}: {error}", markup=False, highlight=False)
         sys.exit(2)
     except ModuleNotFoundError as error:

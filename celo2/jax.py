@@ -183,19 +183,26 @@ def _still_where_not_finite(inner: optax.GradientTransformation) -> optax.Gradie
 
 
 def _kept_where_not_finite(adam: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Adam, but the moments of a leaf whose gradient is not finite stay as they were."""
+    """Adam in float32, but the moments of a leaf whose gradient is not finite stay as they were.
+
+    Its bias correction counts the step all the same: optax keeps one count for all leaves.
+    """
+
+    def init(params: Any) -> Any:
+        return adam.init(jax.tree.map(_wide, params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        steps, moved = adam.update(updates, state, params)
+        steps, moved = adam.update(jax.tree.map(_wide, updates), state, params)
         new: Any = moved
         finite = jax.tree.map(lambda g: jnp.isfinite(g).all(), updates)
 
         def keep(after: Any, before: Any) -> Any:
             return jax.tree.map(jnp.where, finite, after, before)
 
-        return steps, new._replace(mu=keep(new.mu, state.mu), nu=keep(new.nu, state.nu))
+        kept = new._replace(mu=keep(new.mu, state.mu), nu=keep(new.nu, state.nu))
+        return jax.tree.map(lambda step, g: step.astype(g.dtype), steps, updates), kept
 
-    return optax.GradientTransformation(adam.init, update)
+    return optax.GradientTransformation(init, update)
 
 
 def _axes_tree(axes: Axes, params: Any) -> Any:

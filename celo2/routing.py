@@ -29,6 +29,8 @@ GAIN = re.compile(r"bias\w*|scale|gamma|beta|gain|layer_?scale\w*|weight_g|origi
 HEAD = re.compile(r"head|(?!attention_|attn_)\w+_head|classifier|logits|to_logits|unembed|output_projection")
 TOP_LEVEL_HEAD = re.compile(r"out|outc|output|outputs|output_layer|fc|fc_out|proj_out|readout|score|generator|predictor")
 """Names that mean the output head directly below the model, and something hidden further down."""
+WRAPPERS = {"module", "_orig_mod", "params"}
+"""What DistributedDataParallel, torch.compile and flax put before all names of a model."""
 
 EXTREME_ASPECT = 32
 EXTREME_LENGTH = 10_000
@@ -87,6 +89,8 @@ def heads_among(names: Iterable[str]) -> set[str]:
     last: dict[tuple[str, ...], str] = {}
     for name in names:
         parts = name.lower().split(".")
+        while len(parts) > 1 and parts[0] in WRAPPERS:
+            parts = parts[1:]
         for i, part in enumerate(parts[:-1] if len(parts) > 1 else parts):
             if HEAD.fullmatch(part) or (i == 0 and TOP_LEVEL_HEAD.fullmatch(part)):
                 last[tuple(parts[: i + 1])] = name

@@ -171,10 +171,12 @@ def test_routing_command():
             "celo2 train: cannot read the text /absent (No such file or directory); give a readable file",
         ),
         (("train", "--optimizers"), "celo2 train: --optimizers names none; give at least one"),
+        (("train", "--seed", "-1"), "celo2 train: --seed is -1; give at least 0"),
+        (("train", "--steps", "1", "--out", "/dev/null"), "celo2 train: [Errno 17] File exists: '/dev/null'"),
         (("train", "--steps", "0"), "celo2 train: --steps is 0; give at least 1"),
         (("train", "--width", "100"), "celo2 train: --width is 100; give a multiple of 32, the width of a head"),
         (("meta-train", "--preset", "x"), "celo2 meta-train: unknown preset 'x': take one of quick, celo2, celo2-base"),
-        (("routing", "absent:x"), "give module:callable, a callable without arguments"),
+        (("routing", "absent:x"), "give module:callable, callable without arguments"),
         (("meta-train", "--outer-iterations", "3"), "outer_iterations is 3; give more than the 20 of the warm-up"),
     ],
 )

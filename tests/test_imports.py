@@ -56,5 +56,7 @@ def test_a_command_without_its_extra_says_how_to_install_it():
 @pytest.mark.parametrize("module", [celo2, celo2.jax, celo2.torch])
 def test_public_names_are_complete_and_sorted(module):
     assert list(module.__all__) == sorted(module.__all__)
+    public = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
+    assert {name for name in public if not name.startswith("_")} <= set(module.__all__)
     assert all(hasattr(module, name) for name in module.__all__)
     assert all(getattr(module, name).__doc__ for name in module.__all__ if callable(getattr(module, name)))

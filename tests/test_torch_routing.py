@@ -193,6 +193,8 @@ def test_the_last_layer_is_the_head_where_nothing_else_says_so():
     backbone, head = nn.Sequential(*layers[:3]), layers[4]
     found = rules([{"params": backbone, "lr": 1e-5}, {"params": head}])
     assert {name for name, (rule, _) in found.items() if rule == "celo2"} == {"0.weight", "2.weight"}
+    stated = rules([{"params": head, "rule": "adamw"}, {"params": backbone}])
+    assert {name for name, (rule, _) in stated.items() if rule == "celo2"} == {"0.weight", "2.weight"}
     assert all(rule == "celo2" for n, (rule, _) in rules(nn.TransformerEncoderLayer(8, 2)).items() if n == "linear2.weight")
 
 
@@ -202,6 +204,26 @@ def test_a_model_that_says_it_has_no_head_is_believed():
             return None
 
     assert rules(Backbone(nn.Linear(4, 4), nn.Linear(4, 4)))["1.weight"][0] == "celo2"
+
+
+def test_a_classifier_of_transformers_has_no_output_embeddings_but_a_head():
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.classifier = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def get_output_embeddings(self):
+            return None
+
+    found = rules(Classifier())
+    assert (found["body.weight"][0], found["classifier.weight"][0]) == ("celo2", "adamw")
+
+
+def test_wrappers_do_not_hide_the_head():
+    model = network(module=network(body=linear(), fc=linear(), late=linear()))
+    for params in (model, list(model.named_parameters())):
+        assert rules(params)["module.fc.weight"][0] == "adamw"
+        assert rules(params)["module.late.weight"][0] == "celo2"
 
 
 def test_gains_and_biases_of_higher_rank_are_no_matrices():
@@ -219,7 +241,7 @@ def test_a_projected_lstm_keeps_its_projection_whole():
 def test_doubtful_tensors_warn():
     with pytest.warns(UserWarning, match=r"512 to 8 looks like an embedding or a head; state rule= or axes="):
         found = rules([nn.Parameter(torch.ones(512, 8))])
-    assert found["(unnamed)"][0] == "adamw"
+    assert found["tensor 0 of group 0"][0] == "adamw"
     with pytest.warns(UserWarning, match="32000 to 4096 looks like an embedding or a head"):
         rules([nn.Parameter(torch.empty(32000, 4096, device="meta"))])
     with pytest.warns(UserWarning, match="an axis of 64 taps looks like no convolution"):

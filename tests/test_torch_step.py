@@ -6,6 +6,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from celo2 import rule
@@ -68,6 +70,24 @@ def test_any_memory_layout_gives_the_same_numbers(store, tile, monkeypatch):
     torch.testing.assert_close(other.detach(), plain.detach(), rtol=0, atol=1e-5)
 
 
+@given(st.integers(0, 2**32 - 1), st.floats(-15, 15), st.floats(-3, 3))
+def test_every_finite_gradient_gives_a_finite_step(seed, exponent, spread):
+    """Over 30 orders of magnitude, mixed within one matrix, through tiles."""
+    rng = np.random.default_rng(seed)
+    p = torch.nn.Parameter(torch.from_numpy(10.0**spread * rng.standard_normal((9, 14))).float())
+    optimizer = Celo2([p], lr=1.0, theta=THETA)
+    before = step_module.TILE
+    step_module.TILE = 20
+    for _ in range(3):
+        magnitudes = 10.0 ** (exponent + rng.uniform(-5, 5, (9, 14)))
+        p.grad = torch.from_numpy(magnitudes * rng.standard_normal((9, 14))).float()
+        old = p.detach().double()
+        optimizer.step()
+        assert torch.isfinite(p).all()
+        torch.testing.assert_close((p.double() - old).square().mean().sqrt().item(), 1.0, rtol=1e-2, atol=0)
+    step_module.TILE = before
+
+
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of storages made while it is on, and their peak."""
 
@@ -95,10 +115,10 @@ class LiveBytes(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("shape", [(2048, 2048), (4096, 1024)])
-def test_temporaries_stay_below_three_copies_of_the_largest_matrix_and_tiles(shape):
+@pytest.mark.parametrize("shape", [(2048, 2048), (4096, 1024), (2048, 64, 64)])
+def test_temporaries_stay_below_three_copies_of_the_largest_matrix_and_sixty_tiles(shape):
     p = torch.nn.Parameter(torch.randn(shape))
-    optimizer = Celo2([p], theta=THETA, weight_decay=0.1)
+    optimizer = Celo2([{"params": [p], "axes": (-1, -2)}], theta=THETA, weight_decay=0.1)
     p.grad = torch.randn(shape)
     optimizer.step()  # makes the state
     with LiveBytes() as memory:

@@ -13,10 +13,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+import celo2
 from celo2.demo.optimizers import TABLE
 from celo2.demo.text import Text
 from celo2.demo.train import RunConfig, RunResult, check, run
@@ -26,6 +28,7 @@ from celo2.theta import load_theta, shipped
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+VERSIONS = {"celo2": celo2.__version__, "torch": torch.__version__.partition("+")[0]}
 SMOOTHING = 20
 """Steps of the running mean that the curves show."""
 
@@ -103,8 +106,12 @@ def _finished(path: Path, configs: Sequence[RunConfig], data: Text) -> list[RunR
         temporary = path.with_name(path.name + ".part")
         temporary.write_text("".join(lines))
         os.replace(temporary, path)
-    for i, record in enumerate(map(json.loads, lines)):
-        if i >= len(configs) or record["identity"] != _identity(configs[i], data):
+    for i, line in enumerate(lines):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"line {i + 1} of {path} is no run ({error}); delete the file, or give another --out") from error
+        if i >= len(configs) or record.get("identity") != _identity(configs[i], data):
             raise InputError(
                 f"{path} holds another comparison (its run {i + 1} is not of this one); give another --out, or delete it"
             )
@@ -113,9 +120,9 @@ def _finished(path: Path, configs: Sequence[RunConfig], data: Text) -> list[RunR
 
 
 def _identity(config: RunConfig, data: Text) -> dict[str, Any]:
-    """All that decides a run's losses."""
+    """What decides a run's losses, but for the source of the demo itself."""
     theta = load_theta(config.optimizer).identity if config.optimizer in shipped() else None
-    return {"config": dataclasses.asdict(config), "theta": theta, "text": data.name, "text_sha256": data.sha256}
+    return {"config": dataclasses.asdict(config), "theta": theta, "text": data.name, "text_sha256": data.sha256} | VERSIONS
 
 
 def _record(result: RunResult, data: Text) -> dict[str, Any]:
@@ -213,7 +220,10 @@ def draw(best: Sequence[Summary], summaries: Sequence[Summary], config: RunConfi
         label = f"{s.optimizer}, rate {s.rate:g}: {s.held_out[0]:.3f} held out"
         left.plot(np.arange(len(curve)) + window, curve, color=colours[s.optimizer], label=label, lw=1.8)
     left.set(xlabel="step", ylabel="training loss, nats a byte", title=f"{data.name}, running mean over {window} steps")
-    left.set_ylim(np.nanmin(np.concatenate(smooth)) - 0.1, min(4.0, np.nanmax(np.concatenate(smooth))))
+    finite = [c[np.isfinite(c)] for c in smooth if np.isfinite(c).any()]
+    if finite:  # the first steps, all alike, are cut off
+        lowest = min(c.min() for c in finite)
+        left.set_ylim(lowest - 0.1, max(min(4.0, max(c.max() for c in finite)), lowest + 0.2))
     left.legend(frameon=False)
     if swept:
         right = axes[0, 1]

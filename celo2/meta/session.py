@@ -22,7 +22,7 @@ from celo2.tasks.base import TaskFamily
 from celo2.tasks.image_mlp import ImageMLP
 from celo2.tasks.images import ImageSet, offline_sets
 from celo2.tasks.reparametrize import Reparametrize
-from celo2.theta import Theta
+from celo2.theta import Theta, load_theta
 
 
 def meta_train(name: str, out: Path, seed: int, outer_iterations: int | None, console: Console) -> Theta:
@@ -31,6 +31,8 @@ def meta_train(name: str, out: Path, seed: int, outer_iterations: int | None, co
     Raises:
         InputError: unknown preset, no iterations, or `out` holds a run of another configuration.
     """
+    if seed < 0:
+        raise InputError(f"the seed is {seed}; give at least 0")
     config = dataclasses.replace(preset(name), seed=seed)
     if outer_iterations is not None:
         config = dataclasses.replace(config, outer_iterations=outer_iterations)
@@ -44,8 +46,10 @@ def meta_train(name: str, out: Path, seed: int, outer_iterations: int | None, co
     _show(config, family, out, console)
     weights, seconds = theta_of(config, out, family)
     theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))
-    theta.save(out / "theta.safetensors")
-    console.print(f"theta {theta.identity} after {seconds / 60:.1f} minutes, in {out / 'theta.safetensors'}")
+    path = out / "theta.safetensors"
+    if not (path.exists() and load_theta(path).identity == theta.identity):  # else its provenance is of when it was made
+        theta.save(path)
+    console.print(f"theta {theta.identity} after {seconds / 60:.1f} minutes, in {path}", highlight=False)
     return theta
 
 

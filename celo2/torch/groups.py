@@ -22,7 +22,7 @@ STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 class Routed(NamedTuple):
     """A parameter and the decision about it."""
 
-    name: str | None
+    name: str
     tensor: Tensor
     route: Route
 
@@ -48,14 +48,19 @@ NO_PARAMETERS = "no parameters to optimize: pass a module, named parameters, par
 
 def end_of_model(groups: Sequence[Any]) -> nn.Module | None:
     """The module whose last layer may be the output head: the last one, where all that is passed are modules with layers."""
-    modules = [group["params"] for group in groups if isinstance(group, dict) and isinstance(group.get("params"), nn.Module)]
+    dicts = [group for group in groups if isinstance(group, dict) and group.get("rule") is None]
+    modules = [group["params"] for group in dicts if isinstance(group.get("params"), nn.Module)]
     matrices = sum(p.ndim > 1 for module in modules for p in module.parameters())
     return modules[-1] if len(modules) == len(groups) and matrices > 1 else None
 
 
-def routed(group: dict[str, Any], stated_rule: str | None, override: Override | None, end: nn.Module | None) -> list[Routed]:
-    """Each parameter of a group with its route, after what the user said of it."""
-    params = group["params"]
+def routed(
+    group: dict[str, Any], number: int, stated_rule: str | None, override: Override | None, end: nn.Module | None
+) -> list[Routed]:
+    """Each parameter of a group with its route, after what the user said of it; `number` is for names where there are none."""
+    params = group.get("params")
+    if params is None:
+        raise InputError("a group has no 'params'; give it the tensors or the module to optimize")
     if isinstance(params, nn.Module):
         found = [Routed(*item) for item in route_module(params, ends_model=params is end)]
     else:
@@ -66,7 +71,10 @@ def routed(group: dict[str, Any], stated_rule: str | None, override: Override | 
                 raise InputError(
                     f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module"
                 )
-        found = [Routed(name, p, route) for (name, p), route in zip(named, route_tensors(named), strict=True)]
+        # Every parameter gets a name, since torch takes groups with names and without only by themselves.
+        names = [name or f"tensor {i} of group {number}" for i, (name, _) in enumerate(named)]
+        routes = (dataclasses.replace(r, name=name) for r, name in zip(route_tensors(named), names, strict=True))
+        found = [Routed(name, p, route) for name, (_, p), route in zip(names, named, routes, strict=True)]
     return [Routed(name, p, _decided(route, group, stated_rule, override)) for name, p, route in found]
 
 
@@ -98,7 +106,7 @@ def split(group: dict[str, Any], parameters: Sequence[Routed], adamw_factor: flo
     result = []
     for rule, axes in sorted(buckets, key=lambda bucket: bucket[0] == ADAMW):
         members = buckets[rule, axes]
-        part = {**group, "params": [p if name is None else (name, p) for name, p, _ in members], "rule": rule}
+        part = {**group, "params": [(name, p) for name, p, _ in members], "rule": rule}
         part |= {"axes": None, "split_axis": None, "split_sizes": None}
         if axes is not None:
             part |= {"axes": (axes.fan_in, axes.fan_out), "split_axis": axes.split_axis, "split_sizes": axes.split_sizes}
@@ -113,7 +121,10 @@ def stated_axes(group: dict[str, Any]) -> MatrixAxes | None:
     """What a group says of the axes of all its parameters, if anything."""
     if group.get("axes") is None and not group.get("split_sizes"):
         return None
-    fan_in, fan_out = group.get("axes") or (1, 0)
+    axes = group.get("axes") or (1, 0)
+    if len(axes) != 2:
+        raise InputError(f"axes are {axes}; give two, (fan_in, fan_out)")
+    fan_in, fan_out = axes
     return MatrixAxes(fan_in, fan_out, group.get("split_axis", fan_out), tuple(group.get("split_sizes") or ()))
 
 
@@ -122,23 +133,17 @@ def parts(p: Tensor, group: dict[str, Any]) -> list[Piece] | list[Vector]:
     return pieces(p.shape, stated_axes(group) or default_axes(p.shape))
 
 
-def name_of(group: dict[str, Any], index: int, number: int | None = None) -> str:
-    """What messages call the parameter at `index` of a group."""
-    if "param_names" in group:
-        return group["param_names"][index]
-    return f"tensor {index}" + ("" if number is None else f" of group {number}")
-
-
 def check_hyper_parameters(group: dict[str, Any]) -> None:
     """Raises InputError if a value is out of its range; the message names it."""
     for key in ("lr", "weight_decay", "adamw_lr_multiplier", "eps"):
         value = group[key]
-        if isinstance(value, Tensor) and value.ndim:
-            raise InputError(f"{key} is a tensor of shape {tuple(value.shape)}; it must be a number or a tensor without axes")
-        if not isinstance(value, (int, float, Tensor)) or not value >= 0:
+        if key == "lr" and isinstance(value, Tensor) and value.ndim:
+            raise InputError(f"lr is a tensor of shape {tuple(value.shape)}; it must be a number or a tensor without axes")
+        numbers = (int, float, Tensor) if key == "lr" else (int, float)
+        if not isinstance(value, numbers) or not value >= 0:
             raise InputError(f"{key} is {value!r}; it must be a number that is not below 0")
-    betas = tuple(group["betas"])
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+    betas = group["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise InputError(f"betas are {betas}; give two, each at least 0 and below 1")
     if group["state_dtype"] not in STATE_DTYPES:
         raise InputError(f"state_dtype is {group['state_dtype']}; take one of {', '.join(map(str, STATE_DTYPES))}")
@@ -151,3 +156,5 @@ def _check_parameter(parameter: Routed) -> None:
         raise InputError(f"{parameter.route.name} is complex; optimize torch.view_as_real of it instead")
     if not parameter.tensor.is_floating_point():
         raise InputError(f"{parameter.route.name} is of {parameter.tensor.dtype}; only floats can be optimized")
+    if hasattr(parameter.tensor, "device_mesh"):
+        raise InputError(f"{parameter.route.name} is a DTensor; sharded parameters are not supported yet")

@@ -19,7 +19,7 @@ from celo2.rule import Weights
 from celo2.state import State, lengths, unpack
 from celo2.theta import Theta, load_theta
 from celo2.torch import adamw
-from celo2.torch.groups import NO_PARAMETERS, check_hyper_parameters, end_of_model, listed, name_of, parts, routed, split
+from celo2.torch.groups import NO_PARAMETERS, check_hyper_parameters, end_of_model, listed, parts, routed, split
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
 from celo2.torch.step import step as rule_step
 
@@ -97,7 +97,7 @@ class Celo2(Optimizer):
         check_hyper_parameters(group)
         stated_rule = param_group.get("rule")
         literal_lr = stated_rule is not None and "lr" in param_group
-        members = routed(group, stated_rule, self._route, self._end)
+        members = routed(group, len(self.param_groups), stated_rule, self._route, self._end)
         for part, routes in split(group, members, 1.0 if literal_lr else group["adamw_lr_multiplier"]):
             super().add_param_group(part)
             self._routes += routes
@@ -120,9 +120,9 @@ class Celo2(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for index, p in enumerate(group["params"]):
+            for name, p in zip(group["param_names"], group["params"], strict=True):
                 if p.grad is not None and p.grad.layout != torch.strided:
-                    raise InputError(f"the gradient of {name_of(group, index)} is sparse; use sparse=False in its Embedding")
+                    raise InputError(f"the gradient of {name} is sparse; use sparse=False in its Embedding")
                 self._init_state(p, group)
         self._warn(
             [
@@ -183,13 +183,9 @@ class Celo2(Optimizer):
 
         Waits for the device, so it is not called in a step.
         """
-        counts = {}
-        for number, group in enumerate(self.param_groups):
-            for index, p in enumerate(group["params"]):
-                count = int(self.state[p]["skipped"]) if "skipped" in self.state.get(p, {}) else 0
-                if count:
-                    counts[name_of(group, index, number)] = count
-        return counts
+        pairs = [pair for group in self.param_groups for pair in zip(group["param_names"], group["params"], strict=True)]
+        counts = {name: int(self.state[p]["skipped"]) for name, p in pairs if "skipped" in self.state.get(p, {})}
+        return {name: count for name, count in counts.items() if count}
 
     def _warn(self, outcomes: Sequence[Tensor]) -> None:
         """Tell of skipped gradients where that costs no wait: on the CPU. Elsewhere `skipped()` tells."""
@@ -236,6 +232,5 @@ class Celo2(Optimizer):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {key: self.__dict__[key] for key in ("theta", "_routes", "_end")}
-        route = None if callable(self._route) else self._route  # functions need not be picklable
-        return {**super().__getstate__(), **own, "_route": route, "_tensors": {}}
+        own = {key: self.__dict__[key] for key in ("theta", "_route", "_routes", "_end")}
+        return {**super().__getstate__(), **own, "_tensors": {}}

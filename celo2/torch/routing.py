@@ -125,13 +125,15 @@ def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 def _heads(module: nn.Module, ends_model: bool) -> dict[int, str]:
     """{id of an output layer: what to add to the reason}: as the model says, as names say, else the model's last layer."""
-    for method in ("get_output_embeddings", "get_classifier"):
-        if callable(getattr(module, method, None)):
-            said = getattr(module, method)()
-            return {id(layer): "" for layer in list(_layers(said))[-1:]} if isinstance(said, nn.Module) else {}
+    methods = [getattr(module, name) for name in ("get_output_embeddings", "get_classifier") if hasattr(module, name)]
+    for said in (method() for method in methods):
+        outputs = [m for m in (said if isinstance(said, (tuple, list)) else [said]) if isinstance(m, nn.Module)]
+        stated = {id(layer): "" for output in outputs for layer in list(_layers(output))[-1:]}
+        if stated:
+            return stated
     layers = {f"{name}.weight": m for name, m in module.named_modules() if isinstance(m, (nn.Linear, *CONVS))}
     named = {id(layers[name]): ", by its name" for name in heads_among(layers)}
-    if named or not ends_model or isinstance(module, HEADLESS):
+    if named or methods or not ends_model or isinstance(module, HEADLESS):  # a model that was asked and named none has none
         return named
     return {id(m): ", the last layer" for m in list(_layers(module))[-1:] if isinstance(m, nn.Linear)}
 
@@ -139,5 +141,6 @@ def _heads(module: nn.Module, ends_model: bool) -> dict[int, str]:
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     """The modules that hold a matrix themselves, in the order of their registration."""
     for each in module.modules():
-        if any(p.ndim > 1 for p in each.parameters(recurse=False)) and not isinstance(each, NORMS):
+        holds = isinstance(each, (nn.Linear, *CONVS)) or any(p.ndim > 1 for p in each.parameters(recurse=False))
+        if holds and not isinstance(each, (*NORMS, ParametrizationList)):
             yield each
