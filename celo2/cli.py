@@ -24,6 +24,8 @@ class Train:
 
     optimizers: tuple[str, ...] = ("celo2", "adamw", "muon-0.95", "muon-0.9")
     """Some of celo2, adamw, muon-0.95, muon-0.9."""
+    theta: str = "celo2"
+    """Theta of Celo2: a name that ships, or the path of a file."""
     text: Path | None = None
     """Text to train on; by default the source of the Python standard library."""
     steps: int = 300
@@ -55,7 +57,7 @@ class Train:
                 raise InputError(f"--{name} is {getattr(self, name)}; give at least {least}")
         if self.width % 32:
             raise InputError(f"--width is {self.width}; give a multiple of 32, the width of a head")
-        template = RunConfig("", 0.0, self.seed, self.steps, model=GPTConfig(self.width, self.depth))
+        template = RunConfig("", 0.0, self.seed, self.steps, model=GPTConfig(self.width, self.depth), theta=self.theta)
         configs = plan(self.optimizers, template, self.seeds, self.sweep)
         out = self.out or Path("runs") / ("sweep" if self.sweep else "train")
         compare(configs, from_file(self.text) if self.text else standard_library(), out, console)

@@ -62,7 +62,7 @@ def test_every_optimizer_moves_every_weight(prose):
     for name, entry in TABLE.items():
         model = GPT(TINY.model)
         before = [p.detach().clone() for p in model.parameters()]
-        optimizers = entry.build(model, entry.best)
+        optimizers = entry.build(model, entry.best, "celo2")
         model.loss(text.batch(data.train, np.random.default_rng(0), 4, 16)).backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -171,6 +171,7 @@ def test_routing_command():
             "celo2 train: cannot read the text /absent (No such file or directory); give a readable file",
         ),
         (("train", "--optimizers"), "celo2 train: --optimizers names none; give at least one"),
+        (("train", "--theta", "adam"), "celo2 train: unknown theta 'adam': neither a file nor one of celo2, celo2-base"),
         (("train", "--seed", "-1"), "celo2 train: --seed is -1; give at least 0"),
         (("train", "--steps", "1", "--out", "/dev/null"), "celo2 train: [Errno 17] File exists: '/dev/null'"),
         (("train", "--steps", "0"), "celo2 train: --steps is 0; give at least 1"),

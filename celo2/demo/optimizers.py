@@ -23,19 +23,19 @@ BETAS = (0.9, 0.95)
 class Entry:
     """One optimizer of the comparison."""
 
-    build: Callable[[nn.Module, float], list[Optimizer]]
-    """(model, learning rate) -> the optimizers that together train all of it."""
+    build: Callable[[nn.Module, float, str], list[Optimizer]]
+    """(model, learning rate, name or path of theta) -> the optimizers that together train all of it."""
     rates: tuple[float, ...]
     """The sweep."""
     best: float
     """Of these, by mean held-out loss over three seeds of the default run."""
 
 
-def _adamw(model: nn.Module, lr: float) -> list[Optimizer]:
+def _adamw(model: nn.Module, lr: float, theta: str) -> list[Optimizer]:
     return [AdamW(model.parameters(), lr, betas=BETAS, weight_decay=0.0)]
 
 
-def _muon(momentum: float, model: nn.Module, lr: float) -> list[Optimizer]:
+def _muon(momentum: float, model: nn.Module, lr: float, theta: str) -> list[Optimizer]:
     routed = route_module(model, ends_model=True)
     hidden = [p for _, p, route in routed if route.rule == CELO2]
     rest = [p for _, p, route in routed if route.rule != CELO2]
@@ -43,15 +43,15 @@ def _muon(momentum: float, model: nn.Module, lr: float) -> list[Optimizer]:
     return [muon, AdamW(rest, ADAMW_RATE, betas=BETAS, weight_decay=0.0)]
 
 
-def _celo2(theta: str, model: nn.Module, lr: float) -> list[Optimizer]:
+def _celo2(model: nn.Module, lr: float, theta: str) -> list[Optimizer]:
     return [Celo2(model, lr, theta=theta)]
 
 
 TABLE = {
-    "celo2": Entry(partial(_celo2, "celo2"), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 2e-3),
-    "adamw": Entry(_adamw, (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), 4e-3),
-    "muon-0.95": Entry(partial(_muon, 0.95), (5e-3, 1e-2, 2e-2, 4e-2, 8e-2), 2e-2),
-    "muon-0.9": Entry(partial(_muon, 0.9), (5e-3, 1e-2, 2e-2, 4e-2, 8e-2), 2e-2),
+    "celo2": Entry(_celo2, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 2e-3),
+    "adamw": Entry(_adamw, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 1e-3),
+    "muon-0.95": Entry(partial(_muon, 0.95), (5e-3, 1e-2, 2e-2, 4e-2, 8e-2), 4e-2),
+    "muon-0.9": Entry(partial(_muon, 0.9), (5e-3, 1e-2, 2e-2, 4e-2, 8e-2), 4e-2),
 }
 
 

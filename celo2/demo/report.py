@@ -23,7 +23,7 @@ from celo2.demo.optimizers import TABLE
 from celo2.demo.text import Text
 from celo2.demo.train import RunConfig, RunResult, check, run
 from celo2.errors import InputError
-from celo2.theta import load_theta, shipped
+from celo2.theta import load_theta
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -121,7 +121,7 @@ def _finished(path: Path, configs: Sequence[RunConfig], data: Text) -> list[RunR
 
 def _identity(config: RunConfig, data: Text) -> dict[str, Any]:
     """What decides a run's losses, but for the source of the demo itself."""
-    theta = load_theta(config.optimizer).identity if config.optimizer in shipped() else None
+    theta = load_theta(config.theta).identity if config.optimizer == "celo2" else None
     return {"config": dataclasses.asdict(config), "theta": theta, "text": data.name, "text_sha256": data.sha256} | VERSIONS
 
 
@@ -138,7 +138,7 @@ def _record(result: RunResult, data: Text) -> dict[str, Any]:
 def _run_all(configs: Sequence[RunConfig], data: Text, console: Console) -> Iterable[RunResult]:
     """Each run's final result, under one progress bar over the steps of all."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not configs) as progress:
         task = progress.add_task("starting", total=sum(config.steps for config in configs))
         done = 0
         for config in configs:
@@ -231,7 +231,9 @@ def draw(best: Sequence[Summary], summaries: Sequence[Summary], config: RunConfi
             row = [x for x in summaries if x.optimizer == s.optimizer]
             means, deviations = zip(*(x.held_out for x in row), strict=True)
             right.errorbar([x.rate / s.rate for x in row], means, deviations, color=colours[s.optimizer], marker="o", capsize=3)
-        right.set(xscale="log", xlabel="rate over the best rate", ylabel="held-out loss", title="sensitivity to the rate")
+        right.set_xscale("log", base=2)
+        right.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x >= 1 else f"1/{1 / x:g}")
+        right.set(xlabel="rate over the best rate", ylabel="held-out loss", title="sensitivity to the rate")
     for each in axes.flat:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(alpha=0.25)

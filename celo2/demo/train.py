@@ -29,6 +29,8 @@ class RunConfig:
     steps: int = 300
     batch_size: int = 16
     model: GPTConfig = GPTConfig()
+    theta: str = "celo2"
+    """Name or path of the theta of Celo2; the others do not read it."""
 
 
 @dataclasses.dataclass
@@ -64,7 +66,7 @@ def run(config: RunConfig, data: text.Text) -> Iterator[RunResult]:
     """
     check(config.optimizer)
     model = GPT(config.model, config.seed)
-    optimizers = TABLE[config.optimizer].build(model, config.learning_rate)
+    optimizers = TABLE[config.optimizer].build(model, config.learning_rate, config.theta)
     schedules = [schedule(optimizer, config.steps) for optimizer in optimizers]
     generator = np.random.default_rng(config.seed)
     result = RunResult(config)
