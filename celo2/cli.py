@@ -78,7 +78,7 @@ class MetaTrain:
 
     def __call__(self, console: Console) -> None:
         """Run and write theta."""
-        from celo2.meta.session import meta_train
+        from celo2.meta.command import meta_train
 
         meta_train(self.preset, self.out or Path("runs") / f"meta-{self.preset}", self.seed, self.outer_iterations, console)
 

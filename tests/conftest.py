@@ -1,4 +1,4 @@
-"""A strict session: warnings are errors (pyproject.toml), JAX has eight virtual devices, hypothesis draws alike each time."""
+"""A strict test run: warnings are errors (pyproject.toml), JAX has eight virtual devices, hypothesis draws alike each time."""
 
 import os
 

@@ -39,7 +39,7 @@ class Metrics(NamedTuple):
     gradient_norm: float
     """Of the mean meta-gradient, before the global clip."""
     seconds: float
-    """Since the run began, summed over its sessions."""
+    """Of meta-training so far, interruptions not counted."""
 
 
 def outer_optimizer(config: MetaConfig) -> optax.GradientTransformation:
