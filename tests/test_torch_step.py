@@ -76,16 +76,15 @@ def test_every_finite_gradient_gives_a_finite_step(seed, exponent, spread):
     rng = np.random.default_rng(seed)
     p = torch.nn.Parameter(torch.from_numpy(10.0**spread * rng.standard_normal((9, 14))).float())
     optimizer = Celo2([p], lr=1.0, theta=THETA)
-    before = step_module.TILE
-    step_module.TILE = 20
-    for _ in range(3):
-        magnitudes = 10.0 ** (exponent + rng.uniform(-5, 5, (9, 14)))
-        p.grad = torch.from_numpy(magnitudes * rng.standard_normal((9, 14))).float()
-        old = p.detach().double()
-        optimizer.step()
-        assert torch.isfinite(p).all()
-        torch.testing.assert_close((p.double() - old).square().mean().sqrt().item(), 1.0, rtol=1e-2, atol=0)
-    step_module.TILE = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_module, "TILE", 20)
+        for _ in range(3):
+            magnitudes = 10.0 ** (exponent + rng.uniform(-5, 5, (9, 14)))
+            p.grad = torch.from_numpy(magnitudes * rng.standard_normal((9, 14))).float()
+            old = p.detach().double()
+            optimizer.step()
+            assert torch.isfinite(p).all()
+            torch.testing.assert_close((p.double() - old).square().mean().sqrt().item(), 1.0, rtol=1e-2, atol=0)
 
 
 class LiveBytes(TorchDispatchMode):
