@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from celo2.errors import InputError
 
@@ -45,9 +45,9 @@ class Train:
 
     def __call__(self, console: Console) -> None:
         """Run and report."""
+        from celo2.data.text import from_file, standard_library
         from celo2.demo.gpt import GPTConfig
         from celo2.demo.report import compare, plan
-        from celo2.demo.text import from_file, standard_library
         from celo2.demo.train import RunConfig
 
         if not self.optimizers:
@@ -75,12 +75,65 @@ class MetaTrain:
     """Of everything that is drawn."""
     outer_iterations: int | None = None
     """Outer steps, in place of the preset's."""
+    paths: dict[str, Path] = dataclasses.field(default_factory=dict)
+    """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary), svhn FOLDER (.mat)."""
 
     def __call__(self, console: Console) -> None:
         """Run and write theta."""
         from celo2.meta.command import meta_train
 
-        meta_train(self.preset, self.out or Path("runs") / f"meta-{self.preset}", self.seed, self.outer_iterations, console)
+        out = self.out or Path("runs") / f"meta-{self.preset}"
+        meta_train(self.preset, out, self.seed, self.outer_iterations, self.paths, console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Validate:
+    """Tune AdamW, Muon and thetas on the validation problems, and show who is how good."""
+
+    thetas: Annotated[tuple[str, ...], tyro.conf.Positional] = ("celo2",)
+    """Names of thetas that ship, or paths of files."""
+    problems: tuple[str, ...] = ("byte-transformer", "cifar10-conv", "fashion-mlp", "mnist-autoencoder", "byte-lstm")
+    """Some of these."""
+    seeds: int = 3
+    """Runs at the best settings of each."""
+    longer: int = 1
+    """Train for so many times the steps."""
+    jobs: int = 2
+    """Processes, of one thread each."""
+    out: Path = Path("results/validation")
+    """Folder of runs.jsonl; runs that it holds are not repeated."""
+
+    def __call__(self, console: Console) -> None:
+        """Run and print the table."""
+        from celo2.bench.command import run_validation
+
+        run_validation(self.thetas, self.problems, self.seeds, self.longer, self.jobs, self.out, console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """List, fetch or check the data sets."""
+
+    action: Annotated[Literal["list", "get", "check"], tyro.conf.Positional]
+    """list: what there is; get NAME...: fetch or make; check [NAME...]: compare with the published md5."""
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Data sets."""
+    path: Path | None = None
+    """Folder of your own copy of the one set to check."""
+
+    def __call__(self, console: Console) -> None:
+        """Do it."""
+        from celo2.data import command
+
+        if self.action == "list":
+            command.show_list(console)
+        elif self.action == "check":
+            command.check_all(self.names, self.path, console)
+        else:
+            if not self.names:
+                raise InputError(f"celo2 data get needs a name; take some of {', '.join(command.NAMES)}")
+            for name in self.names:
+                command.get(name, console)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +168,14 @@ def _model(path: str) -> Any:
     return model
 
 
-COMMANDS: dict[str, type] = {"train": Train, "meta-train": MetaTrain, "routing": Routing}
-EXTRAS = {"train": "bench", "meta-train": "meta", "routing": "torch"}
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "meta-train": MetaTrain,
+    "validate": Validate,
+    "data": Data,
+    "routing": Routing,
+}
+EXTRAS = {"train": "bench", "meta-train": "meta", "validate": "meta", "data": "meta", "routing": "torch"}
 
 
 def main(arguments: list[str] | None = None) -> None:

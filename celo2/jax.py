@@ -54,7 +54,8 @@ def scale_by_celo2(
 
     Returns:
         A transformation whose `update` needs `params`. Updates keep the dtype of the gradients. A leaf whose gradient is
-        not finite gets a zero update and its accumulators stay as they were.
+        not finite gets a zero update and its accumulators stay as they were. `update(..., weights=Weights(...))` takes
+        other learned numbers for that call, which may be traced, differentiated and batched.
 
     Raises:
         InputError: no such theta; in `init` and `update`, leaves that are complex or axes that do not fit; in `update`,
@@ -67,11 +68,13 @@ def scale_by_celo2(
         states = jax.tree.map(functools.partial(_init_leaf, theta.spec), params, _axes_tree(axes, params))
         return ScaleByCelo2State._make([*_unzip(params, states, len(State._fields)), jnp.zeros((), jnp.int32)])
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ScaleByCelo2State]:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, weights: Weights = theta.weights, **extra: Any
+    ) -> tuple[Any, ScaleByCelo2State]:
         del extra
         if params is None:
             raise InputError("params is None, but the Celo2 rule reads the weights; call update(grads, state, params)")
-        one = functools.partial(_update_leaf, theta.spec, Weights(*map(jnp.asarray, theta.weights)), orthogonalized)
+        one = functools.partial(_update_leaf, theta.spec, Weights(*map(jnp.asarray, weights)), orthogonalized)
         *trees, skipped = state
         outcomes = jax.tree.map(one, updates, params, _axes_tree(axes, params), *trees)
         steps, finite, *trees = _unzip(updates, outcomes, 2 + len(State._fields))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from celo2 import InputError
-from celo2.demo import text
+from celo2.data import text
 from celo2.demo.gpt import GPT, GPTConfig
 from celo2.demo.optimizers import TABLE, schedule
 from celo2.demo.report import plan, summarize, verdict
@@ -63,7 +63,7 @@ def test_every_optimizer_moves_every_weight(prose):
         model = GPT(TINY.model)
         before = [p.detach().clone() for p in model.parameters()]
         optimizers = entry.build(model, entry.best, "celo2")
-        model.loss(text.batch(data.train, np.random.default_rng(0), 4, 16)).backward()
+        model.loss(torch.from_numpy(text.windows(data.train, np.random.default_rng(0), 4, 16))).backward()
         for optimizer in optimizers:
             optimizer.step()
         assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True)), name

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from celo2.tasks.image_mlp import ImageMLP
-from celo2.tasks.images import offline_sets
+from celo2.data.offline import offline_sets
+from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.reparametrize import Reparametrize
 
 COUNT = 600
@@ -52,17 +52,29 @@ def test_an_edge_has_the_orientation_of_its_label():
     assert (vertical > horizontal)[edges.labels == 5].mean() > 0.95
 
 
+@pytest.mark.parametrize("granularity", ["network", "tensor", "entry"])
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 10.0, 1e3])
-def test_reparametrisation_keeps_the_function(sets, alpha):
+def test_reparametrisation_keeps_the_function(sets, alpha, granularity):
     plain = ImageMLP.of(sets)
-    family = Reparametrize(plain, alpha, alpha)
+    family = Reparametrize(plain, alpha, alpha, granularity)
     key, batch_key = jax.random.split(jax.random.key(0))
     task = family.sample(key)
     batch = family.batch(batch_key, task)
-    loss = family.loss(family.init(key, task), task, batch)
+    params = family.init(key, task)
     expected = plain.loss(plain.init(key, task[0]), task[0], batch)
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
-    np.testing.assert_allclose(task[1], alpha, rtol=1e-4)
+    np.testing.assert_allclose(family.loss(params, task, batch), expected, rtol=1e-4)
+    np.testing.assert_allclose(params["w0"] * alpha, plain.init(key, task[0])["w0"], rtol=1e-4)
+
+
+def test_alphas_are_drawn_for_the_network_the_tensor_or_the_entry(sets):
+    drawn = {}
+    for granularity in ("network", "tensor", "entry"):
+        family = Reparametrize(ImageMLP.of(sets), 1e-3, 1e3, granularity)
+        alphas = family.sample(jax.random.key(0))[1]
+        drawn[granularity] = len({float(x) for a in alphas.values() for x in np.ravel(a)})
+    assert drawn["network"] == 1
+    assert drawn["tensor"] == 4
+    assert drawn["entry"] > 2300
 
 
 def test_the_network_has_the_published_size(sets):

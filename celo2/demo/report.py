@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import celo2
+from celo2.data.text import Text
 from celo2.demo.optimizers import TABLE
-from celo2.demo.text import Text
 from celo2.demo.train import RunConfig, RunResult, check, run
 from celo2.errors import InputError
 from celo2.theta import load_theta

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from celo2.demo import text
+from celo2.data import text
 from celo2.demo.gpt import GPT, GPTConfig
 from celo2.demo.optimizers import TABLE, schedule
 from celo2.errors import InputError
@@ -71,7 +71,7 @@ def run(config: RunConfig, data: text.Text) -> Iterator[RunResult]:
     generator = np.random.default_rng(config.seed)
     result = RunResult(config)
     for _ in range(config.steps):
-        tokens = text.batch(data.train, generator, config.batch_size, config.model.context)
+        tokens = torch.from_numpy(text.windows(data.train, generator, config.batch_size, config.model.context))
         loss = model.loss(tokens)
         loss.backward()
         began = time.perf_counter()
@@ -91,5 +91,5 @@ def run(config: RunConfig, data: text.Text) -> Iterator[RunResult]:
 def evaluate(model: GPT, data: text.Text, config: RunConfig) -> float:
     """Mean loss on windows of the held-out text that are the same for every run."""
     generator = np.random.default_rng(2**31)
-    batches = [text.batch(data.held_out, generator, 16, config.model.context) for _ in range(EVALUATION_BATCHES)]
-    return float(np.mean([float(model.loss(tokens)) for tokens in batches]))
+    batches = [text.windows(data.held_out, generator, 16, config.model.context) for _ in range(EVALUATION_BATCHES)]
+    return float(np.mean([float(model.loss(torch.from_numpy(tokens))) for tokens in batches]))

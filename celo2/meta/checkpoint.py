@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,64 +14,99 @@ import numpy as np
 
 from celo2.errors import InputError
 from celo2.meta.config import MetaConfig
+from celo2.rule import Weights
+from celo2.tasks.base import TaskFamily
 
 State = TypeVar("State")
 
 
 class Checkpoint:
-    """`state.npz`, `config.json` and `metrics.jsonl` of one run.
+    """`state.npz`, `config.json` and `metrics.jsonl` of one run. All processes read it, the first one writes.
 
     Raises:
-        InputError: the directory holds a run of another configuration; the message names the differences.
+        InputError: the directory holds a run of another configuration or on other data; the message names the differences.
     """
 
-    def __init__(self, directory: Path, config: MetaConfig) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory: Path, config: MetaConfig, family: TaskFamily) -> None:
         self._state = directory / "state.npz"
         self._metrics = directory / "metrics.jsonl"
+        self._writes = jax.process_index() == 0
         path = directory / "config.json"
-        new = json.loads(json.dumps(dataclasses.asdict(config)))
+        new = settings(config) | {"data": _fingerprint(family)}
         if path.exists():
             old = json.loads(path.read_text())
             changed = [
-                f"{key} was {old.get(key)}, now {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+                f"{key} was {old.get(key, 'absent')}, now {new.get(key, 'absent')}"
+                for key in sorted({*old, *new})
+                if old.get(key) != new.get(key)
             ]
             if changed:
                 raise InputError(
                     f"{directory} holds a run with another configuration ({'; '.join(changed)}); give another --out"
                 )
-        else:
+        elif self._writes:
+            directory.mkdir(parents=True, exist_ok=True)
             _replace(path, json.dumps(new, indent=2).encode())
 
     def restore(self, state: State) -> tuple[State, float]:
         """(the saved state in the structure of `state`, seconds spent so far), or `state` itself where none was saved."""
         if not self._state.exists():
-            self._metrics.unlink(missing_ok=True)
+            if self._writes:
+                self._metrics.unlink(missing_ok=True)
             return state, 0.0
-        leaves, treedef = jax.tree.flatten(state)
         with np.load(self._state) as file:
-            saved = [jax.numpy.asarray(file[f"leaf{i}"]) for i in range(len(leaves))]
-            iteration, seconds = int(file["iteration"]), float(file["seconds"])
-        self._forget_after(iteration)
-        return jax.tree.unflatten(treedef, saved), seconds
+            saved = jax.tree_util.tree_map_with_path(lambda path, _: file[jax.tree_util.keystr(path)], state)
+            iteration, seconds = int(file[".iteration"]), float(file["seconds"])
+        if self._writes:
+            self._forget_after(iteration)
+        return saved, seconds
 
     def save(self, state: Any, seconds: float) -> None:
         """Replace the saved state."""
-        leaves: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        temporary = self._state.with_suffix(".part.npz")
-        np.savez(temporary, iteration=np.asarray(state.iteration), seconds=seconds, **leaves)
-        os.replace(temporary, self._state)
+        if self._writes:
+            leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+            temporary = self._state.with_suffix(".part.npz")
+            np.savez(temporary, allow_pickle=False, seconds=np.float64(seconds), **leaves)
+            os.replace(temporary, self._state)
 
     def record(self, metrics: dict[str, float]) -> None:
         """Append one line of metrics."""
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        if self._writes:
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(metrics) + "\n")
 
     def _forget_after(self, iteration: int) -> None:
         """Drop the metrics of iterations that will be run again."""
         if self._metrics.exists():
             lines = self._metrics.read_text().splitlines(keepends=True)
             _replace(self._metrics, "".join(lines[:iteration]).encode())
+
+
+def settings(config: MetaConfig) -> dict[str, Any]:
+    """The configuration as flat JSON: dotted names to numbers, words and lists; the estimator's kind is one of them."""
+
+    def flat(prefix: str, value: Any) -> dict[str, Any]:
+        if not dataclasses.is_dataclass(value):
+            return {prefix: list(value) if isinstance(value, tuple) else value}
+        kind = {"estimator": type(value).__name__} if prefix == "estimator" else {}
+        parts = [flat(f"{prefix}.{f.name}".lstrip("."), getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return kind | {key: entry for part in parts for key, entry in part.items()}
+
+    return flat("", config)
+
+
+def theta_of(directory: Path) -> tuple[Weights, float]:
+    """(theta, seconds spent) as last saved by the run in `directory`."""
+    with np.load(directory / "state.npz") as file:
+        return Weights(**{name: file[f".theta.{name}"] for name in Weights._fields}), float(file["seconds"])
+
+
+def _fingerprint(family: TaskFamily) -> str:
+    """Of the data that a family holds."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(family):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import celo2
+from celo2.data.images import LabelledSet
+from celo2.data.small import small_sets
 from celo2.errors import InputError
+from celo2.meta.checkpoint import settings, theta_of
 from celo2.meta.config import MetaConfig, preset
-from celo2.meta.outer import run, theta_of
+from celo2.meta.outer import run
 from celo2.tasks.base import TaskFamily
-from celo2.tasks.image_mlp import ImageMLP
-from celo2.tasks.images import ImageSet, offline_sets
+from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.reparametrize import Reparametrize
 from celo2.theta import Theta, load_theta
 
 
-def meta_train(name: str, out: Path, seed: int, outer_iterations: int | None, console: Console) -> Theta:
-    """Run (or go on with) a preset in `out` and write `out/theta.safetensors`.
+def meta_train(
+    name: str, out: Path, seed: int, outer_iterations: int | None, paths: Mapping[str, Path], console: Console
+) -> Theta:
+    """Run (or go on with) a preset in `out` and write `out/theta.safetensors`; `paths` are the user's copies of data.
 
     Raises:
         InputError: unknown preset, no iterations, or `out` holds a run of another configuration.
@@ -38,13 +43,19 @@ def meta_train(name: str, out: Path, seed: int, outer_iterations: int | None, co
         config = dataclasses.replace(config, outer_iterations=outer_iterations)
     if config.outer_iterations <= config.warmup:
         raise InputError(f"outer_iterations is {config.outer_iterations}; give more than the {config.warmup} of the warm-up")
-    sets = offline_sets(seed)
-    family = Reparametrize(ImageMLP.of(sets), *config.alpha)
+    return train_theta(name, config, out, console, paths)
+
+
+def train_theta(name: str, config: MetaConfig, out: Path, console: Console, paths: Mapping[str, Path] | None = None) -> Theta:
+    """The same for any configuration, whose theta is to be called `name`."""
+    sets = small_sets(config.tasks, config.seed, paths or {})
+    augmentation = config.augmentation
+    family = Reparametrize(ImageMLP.of(sets), *augmentation.alpha, augmentation.granularity)
     console.print(
         f"meta-training {name}: {config.outer_iterations} outer steps on {', '.join(s.name for s in sets)}; results in {out}"
     )
     _show(config, family, out, console)
-    weights, seconds = theta_of(config, out, family)
+    weights, seconds = theta_of(out)
     theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))
     path = out / "theta.safetensors"
     if not (path.exists() and load_theta(path).identity == theta.identity):  # else its provenance is of when it was made
@@ -64,13 +75,11 @@ def _show(config: MetaConfig, family: TaskFamily, out: Path, console: Console) -
             progress.update(task, completed=metrics.iteration + 1, description=f"meta-loss {mean:.3f}")
 
 
-def _provenance(config: MetaConfig, sets: list[ImageSet], seconds: float) -> dict[str, Any]:
+def _provenance(config: MetaConfig, sets: list[LabelledSet], seconds: float) -> dict[str, Any]:
     """What the theta file says of its making."""
     return {
-        "config": dataclasses.asdict(config),
+        "config": settings(config),
         "data": {s.name: len(s.labels) for s in sets},
-        "estimator": "unrolled gradients",
-        "seed": config.seed,
         "minutes": round(seconds / 60, 1),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cores": os.cpu_count(),

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from typing import Literal
 
 from celo2.errors import InputError
+from celo2.meta.estimators import ES, PES, Unrolled
 from celo2.meta.inner import InnerLoop
 from celo2.spec import Spec
+from celo2.tasks.reparametrize import Granularity
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Reparametrisation of the tasks: see `celo2.tasks.reparametrize`."""
+
+    alpha: tuple[float, float] = (0.1, 10.0)
+    """Range of the scale, log-uniform (the paper's is 1e-3..1e3); (1, 1) turns it off."""
+    granularity: Granularity = "network"
+    """What one draw is for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,20 +28,20 @@ class MetaConfig:
     """One meta-training run: the same configuration and seed give the same theta, bit for bit, on the same machine."""
 
     inner: InnerLoop = InnerLoop()
+    estimator: Unrolled | PES | ES = Unrolled()
+    augmentation: Augmentation = Augmentation()
+    tasks: Literal["offline", "published"] = "offline"
+    """Image sets: the four that need no download, or MNIST, Fashion-MNIST, CIFAR-10 and street digits; all at 8x8 grey."""
+    start: Literal["random", "muon"] = "random"
+    """Theta at first: see `celo2.meta.starts`."""
+    odd: bool = False
+    """Keep theta among the odd rules: see `celo2.meta.symmetry`."""
     seed: int = 0
     """Of theta's start, of the image sets and of every draw of a task, a batch and a horizon."""
     outer_iterations: int = 3000
     """Outer steps."""
-    truncation_length: int = 50
-    """Inner steps of each trajectory per outer step."""
-    trajectories: int = 16
-    """Networks in training side by side."""
-    alpha: tuple[float, float] = (0.1, 10.0)
-    """Range of the reparametrisation, log-uniform, one draw a trajectory (the paper's is 1e-3..1e3)."""
-    trajectory_clip: float = 0.1
-    """Norm to which the meta-gradient of each trajectory is clipped before the mean."""
     global_clip: float = 1.0
-    """Norm to which the mean is clipped."""
+    """Norm to which the mean meta-gradient is clipped."""
     learning_rate: float = 3e-3
     """Peak outer rate of AdamW(0.9, 0.999)."""
     final_learning_rate: float = 3e-5

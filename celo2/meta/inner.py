@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from celo2 import rule
+from celo2.errors import InputError
 from celo2.spec import Spec
 from celo2.tasks.base import Params, TaskFamily
+from celo2.tasks.rate import warmup_cosine
 from celo2.views import MatrixAxes, pieces
 
 ADAM_DECAYS = (0.9, 0.95)
@@ -22,14 +24,27 @@ class InnerLoop:
     """How networks are trained during meta-training (static under jit). Defaults are the published ones."""
 
     spec: Spec = Spec()
-    learning_rate: float = 1e-3
-    """Constant over the horizon."""
-    adam_multiplier: float = 20.0
+    learning_rate: tuple[float, float] = (1e-3, 1e-3)
+    """Range of the peak rate, log-uniform, one draw a trajectory."""
+    cosine: bool = False
+    """Warm-up and cosine over the horizon, as users train, instead of a constant rate."""
+    adamw_lr_multiplier: float = 20.0
     """Rate of Adam on vectors over that of the rule on matrices. Celo2-base has the rule on both."""
     horizon: tuple[int, int] = (100, 2000)
-    """Inner steps of a trajectory, log-uniform; then it starts anew."""
+    """Inner steps of a trajectory; then it starts anew."""
+    horizon_distribution: Literal["log-uniform", "uniform"] = "log-uniform"
+    """How a trajectory's horizon is drawn from its range."""
+    staggered: bool = True
+    """Whether trajectories first start at step counters of their own, so that they do not all end at once."""
+    weighting: Literal["uniform", "linear"] = "uniform"
+    """Weight of a step in the meta-loss over the horizon: all equal, or growing from 0 to 2."""
     loss_ceiling: float = 1.5 * 2.302585
     """The meta-loss of a step is clipped here, 1.5 ln(classes): a network that diverged is bad, not infinitely bad."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("learning_rate", self.learning_rate), ("horizon", self.horizon)):
+            if not 0 < low <= high:
+                raise InputError(f"{name} is from {low} to {high}; give two numbers above 0, the lower one first")
 
 
 class Adam(NamedTuple):
@@ -47,17 +62,37 @@ class Trajectory(NamedTuple):
     statistics: dict[str, rule.Accumulators | Adam]
     step: jax.Array
     horizon: jax.Array
+    learning_rate: jax.Array
+
+
+class Steps(NamedTuple):
+    """What an unroll reports of each inner step; leading axis (steps,)."""
+
+    loss: jax.Array
+    """Training loss before the update, clipped: see `clipped`."""
+    weight: jax.Array
+    """Of the step in the meta-loss."""
+    ended: jax.Array
+    """Whether the trajectory that the unroll began with had ended before this step."""
 
 
 def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
     """A fresh network on a task drawn from the family."""
-    task_key, params_key, horizon_key = jax.random.split(key, 3)
+    task_key, params_key, horizon_key, rate_key = jax.random.split(key, 4)
     task = family.sample(task_key)
     params = family.init(params_key, task)
     statistics = {name: _statistics(loop, p) for name, p in params.items()}
-    low, high = (jnp.log(bound) for bound in loop.horizon)
-    horizon = jnp.exp(jax.random.uniform(horizon_key, (), minval=low, maxval=high)).astype(jnp.int32)
-    return Trajectory(task, params, statistics, jnp.zeros((), jnp.int32), horizon)
+    if loop.horizon_distribution == "uniform":
+        horizon = jax.random.randint(horizon_key, (), loop.horizon[0], loop.horizon[1] + 1)
+    else:
+        horizon = jnp.round(_log_uniform(horizon_key, loop.horizon)).astype(jnp.int32)
+    rate = _log_uniform(rate_key, loop.learning_rate)
+    return Trajectory(task, params, statistics, jnp.zeros((), jnp.int32), horizon, rate)
+
+
+def _log_uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
+    low, high = (jnp.log(jnp.float32(bound)) for bound in bounds)
+    return jnp.exp(jax.random.uniform(key, (), minval=low, maxval=high))
 
 
 def _statistics(loop: InnerLoop, p: jax.Array) -> rule.Accumulators | Adam:
@@ -67,22 +102,21 @@ def _statistics(loop: InnerLoop, p: jax.Array) -> rule.Accumulators | Adam:
     return rule.init(jnp, loop.spec, part.view(jnp, p), part.vector)
 
 
-def inner_step(loop: InnerLoop, theta: rule.Weights, params: Params, statistics: dict, grads: Params) -> tuple[Params, dict]:
-    """One update of all parameters."""
-    new_params, new_statistics = {}, {}
+def directions(loop: InnerLoop, theta: rule.Weights, params: Params, statistics: dict, grads: Params) -> tuple[Params, dict]:
+    """(what to subtract at the learning rate, new statistics) of all parameters."""
+    steps, new = {}, {}
     for name, p in params.items():
         old = statistics[name]
         if isinstance(old, Adam):
-            step, new_statistics[name] = _adam(old, grads[name])
-            step = loop.adam_multiplier * step
+            step, new[name] = _adam(old, grads[name])
+            steps[name] = loop.adamw_lr_multiplier * step
         else:
             (part,) = pieces(p.shape, MatrixAxes())
-            orthogonalize = rule.orthogonalize if loop.spec.orthogonalize else None
+            orthogonalize = rule.orthogonalize if loop.spec.orthogonalize and not part.vector else None
             g, w = part.view(jnp, grads[name]), part.view(jnp, p)
-            step, new_statistics[name] = rule.update(jnp, loop.spec, theta, old, g, w, orthogonalize)
-            step = part.inverse(jnp, step)
-        new_params[name] = p - loop.learning_rate * step
-    return new_params, new_statistics
+            step, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, orthogonalize)
+            steps[name] = part.inverse(jnp, step)
+    return steps, new
 
 
 def _adam(old: Adam, g: jax.Array) -> tuple[jax.Array, Adam]:
@@ -92,26 +126,35 @@ def _adam(old: Adam, g: jax.Array) -> tuple[jax.Array, Adam]:
 
 
 def unroll(
-    loop: InnerLoop, family: TaskFamily, theta: rule.Weights, trajectory: Trajectory, keys: jax.Array
-) -> tuple[jax.Array, Trajectory]:
-    """As many inner steps as there are keys: (training loss before each update (steps,), the trajectory after them).
+    loop: InnerLoop, family: TaskFamily, theta: rule.Weights, trajectory: Trajectory, fresh: Trajectory, keys: jax.Array
+) -> tuple[Steps, Trajectory]:
+    """As many inner steps as there are keys: (what each reports, the trajectory after them).
 
-    Each step is rematerialised in the backward pass: keeping only the networks and their accumulators is both smaller
+    A trajectory that is at its horizon goes on as `fresh`, in the middle of the unroll if need be; none may end twice in
+    one. Each step is rematerialised in the backward pass: keeping only the networks and their accumulators is both smaller
     and, on a CPU, faster than keeping the channels.
     """
 
     @jax.checkpoint
-    def body(carry: tuple[Params, dict], batch: Any) -> tuple[tuple[Params, dict], jax.Array]:
-        params, statistics = carry
-        loss, grads = jax.value_and_grad(family.loss)(params, trajectory.task, batch)
-        return inner_step(loop, theta, params, statistics, grads), loss
+    def body(carry: tuple[Trajectory, jax.Array], key: jax.Array) -> tuple[tuple[Trajectory, jax.Array], Steps]:
+        trajectory, ended = carry
+        ends = trajectory.step >= trajectory.horizon
+        trajectory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, trajectory)
+        ended = ended | ends
+        task, params = trajectory.task, trajectory.params
+        loss, grads = jax.value_and_grad(family.loss)(params, task, family.batch(key, task))
+        steps, statistics = directions(loop, theta, params, trajectory.statistics, grads)
+        progress = (trajectory.step + 0.5) / trajectory.horizon
+        rate = trajectory.learning_rate * (warmup_cosine(progress) if loop.cosine else 1.0)
+        params = jax.tree.map(lambda p, step: p - rate * step, params, steps)
+        after = trajectory._replace(params=params, statistics=statistics, step=trajectory.step + 1)
+        weight = 2 * progress if loop.weighting == "linear" else jnp.ones(())
+        return (after, ended), Steps(clipped(loop, loss), weight, ended)
 
-    batches = jax.vmap(lambda key: family.batch(key, trajectory.task))(keys)
-    (params, statistics), losses = jax.lax.scan(body, (trajectory.params, trajectory.statistics), batches)
-    after = trajectory._replace(params=params, statistics=statistics, step=trajectory.step + len(keys))
-    return losses, after
+    (after, _), steps = jax.lax.scan(body, (trajectory, jnp.zeros((), bool)), keys)
+    return steps, after
 
 
 def clipped(loop: InnerLoop, losses: jax.Array) -> jax.Array:
-    """The meta-loss of each step: the loss within [0, ceiling], the ceiling where it is not a number."""
+    """Losses within [0, ceiling], the ceiling where one is not a number."""
     return jnp.clip(jnp.nan_to_num(losses, nan=loop.loss_ceiling), 0, loop.loss_ceiling)

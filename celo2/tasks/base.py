@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 Params = dict[str, jax.Array]
 """Weights of one network. Two and more axes: matrices (..., in, out); fewer: vectors."""
@@ -31,3 +33,14 @@ class TaskFamily(Protocol):
     def loss(self, params: Params, task: Any, batch: Any) -> jax.Array:
         """Training loss on the batch, a float32 scalar."""
         ...
+
+
+def unit(images: jax.Array) -> jax.Array:
+    """Images as float32 in [0, 1]; bytes are scaled."""
+    return images / jnp.float32(255) if images.dtype == jnp.uint8 else images
+
+
+def lecun(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Truncated normal of scale 1/sqrt(fan_in), for weights (..., in, out)."""
+    fan_in = np.prod(shape[:-1])
+    return jax.random.truncated_normal(key, -2, 2, shape) / jnp.sqrt(jnp.float32(fan_in))

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from celo2.meta.inner import InnerLoop, Trajectory, clipped, unroll
+from celo2.meta.estimators.base import Estimate, check_truncation, first_starts, mean_over_trajectories, starts
+from celo2.meta.inner import InnerLoop, Trajectory, unroll
 from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
 
 
-def estimate(
-    loop: InnerLoop,
-    trajectory_clip: float,
-    family: TaskFamily,
-    theta: Weights,
-    trajectories: Trajectory,
-    keys: jax.Array,
-) -> tuple[Weights, jax.Array, Trajectory]:
-    """(meta-gradient, meta-loss of each trajectory, the trajectories after their steps) for keys (trajectories, steps).
+@dataclasses.dataclass(frozen=True)
+class Unrolled:
+    """The gradient of the mean weighted loss over the unroll, of each trajectory by itself, clipped, then averaged.
 
-    The meta-loss is the mean of the clipped training loss over the unroll. Backpropagation through a trajectory whose
-    scale is extreme gives gradients of 1e6 that would drown all others: each trajectory's gradient is clipped to
-    `trajectory_clip` BEFORE the mean, its non-finite entries set to zero.
+    Backpropagation through a trajectory whose scale is extreme gives gradients of 1e6 that would drown all others: each
+    trajectory's gradient is clipped to `trajectory_clip` BEFORE the mean, and left out if it is not finite.
     """
 
-    def meta_loss(theta: Weights, trajectory: Trajectory, keys: jax.Array) -> tuple[jax.Array, Trajectory]:
-        losses, after = unroll(loop, family, theta, trajectory, keys)
-        return clipped(loop, losses).mean(), after
+    trajectories: int = 16
+    """Networks in training side by side."""
+    truncation_length: int = 50
+    """Inner steps of each per outer iteration."""
+    trajectory_clip: float = 0.1
+    """Norm of one trajectory's gradient."""
 
-    def one(trajectory: Trajectory, keys: jax.Array) -> tuple[Weights, jax.Array, Trajectory]:
-        (loss, after), gradient = jax.value_and_grad(meta_loss, has_aux=True)(theta, trajectory, keys)
-        gradient = jax.tree.map(lambda g: jnp.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0), gradient)
-        scale = jnp.minimum(1.0, trajectory_clip / (optax.tree.norm(gradient) + 1e-30))
-        return jax.tree.map(lambda g: g * scale, gradient), loss, after
+    def begin(self, loop: InnerLoop, family: TaskFamily, theta: Weights, key: jax.Array) -> Trajectory:
+        check_truncation(loop, self.truncation_length)
+        return first_starts(loop, family, key, self.trajectories)
 
-    gradients, losses, after = jax.vmap(one)(trajectories, keys)
-    return jax.tree.map(lambda g: g.mean(0), gradients), losses, after
+    def estimate(self, loop: InnerLoop, family: TaskFamily, theta: Weights, state: Trajectory, key: jax.Array) -> Estimate:
+        start_key, batch_key = jax.random.split(key)
+        fresh = starts(loop, family, start_key, self.trajectories)
+        keys = jax.random.split(batch_key, (self.trajectories, self.truncation_length))
+
+        def meta_loss(theta: Weights, *arguments: jax.Array | Trajectory) -> tuple[jax.Array, tuple[jax.Array, Trajectory]]:
+            steps, after = unroll(loop, family, theta, *arguments)  # type: ignore[arg-type]
+            return jnp.mean(steps.weight * steps.loss), (steps.loss.mean(), after)
+
+        def one(*arguments: jax.Array | Trajectory) -> tuple[Weights, jax.Array, jax.Array, Trajectory]:
+            (_, (loss, after)), gradient = jax.value_and_grad(meta_loss, has_aux=True)(theta, *arguments)
+            norm = optax.tree.norm(gradient)
+            finite = jnp.isfinite(norm)
+            scale = jnp.minimum(1.0, self.trajectory_clip / (norm + 1e-30))
+            return jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), gradient), loss, ~finite, after
+
+        gradients, losses, dropped, after = jax.vmap(one)(state, fresh, keys)
+        return Estimate(mean_over_trajectories(gradients), losses.mean(), dropped.sum(), after)

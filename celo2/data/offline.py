@@ -11,73 +11,56 @@ They are meant to be unlike each other: strokes on nothing, strokes over clutter
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-import skimage.data
 from PIL import Image, ImageDraw, ImageFont
-from sklearn.datasets import load_digits, load_sample_image
+from sklearn.datasets import load_digits
+
+from celo2.data.images import CLASSES, LabelledSet
+from celo2.data.photos import photos
 
 SIZE = 8
-CLASSES = 10
-PHOTOS = ("astronaut", "brick", "camera", "cat", "coffee", "grass", "gravel", "immunohistochemistry", "retina")
-"""Of scikit-image, all inside its wheel; scikit-learn's photo of a Chinese temple is the tenth."""
 FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Bold",
          "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic")  # fmt: skip
 
 
-class ImageSet(NamedTuple):
-    """Images (n, 64) float32 in [0, 1] and their labels (n,) int32 in 0..9."""
-
-    name: str
-    images: np.ndarray
-    labels: np.ndarray
-
-
-def offline_sets(seed: int = 0, count: int = 8192) -> list[ImageSet]:
+def offline_sets(seed: int = 0, count: int = 8192) -> list[LabelledSet]:
     """The four sets, in a fixed order; digits has all its images, the others `count` drawn from `seed`. Takes seconds."""
-    photos = _photos()
+    grey = photos()
     seeds = np.random.SeedSequence(seed).spawn(3)
     makers = (_letters, _photo_identity, _edges)
-    drawn = [make(np.random.default_rng(s), photos, count) for make, s in zip(makers, seeds, strict=True)]
+    drawn = [make(np.random.default_rng(s), grey, count) for make, s in zip(makers, seeds, strict=True)]
     return [_digits(), *drawn]
 
 
-def _digits() -> ImageSet:
+def _digits() -> LabelledSet:
     images, labels = load_digits(return_X_y=True)
-    return ImageSet("digits", np.asarray(images / 16, np.float32), np.asarray(labels, np.int32))
+    return LabelledSet("digits", np.asarray(images / 16, np.float32), np.asarray(labels, np.int32))
 
 
-def _photos() -> list[np.ndarray]:
-    """Ten photos in grey, [0, 1]."""
-    colour = [getattr(skimage.data, name)() for name in PHOTOS] + [load_sample_image("china.jpg")]
-    grey = (photo if photo.ndim == 2 else photo[..., :3].mean(-1) for photo in colour)
-    return [np.asarray(photo, np.float32) / 255 for photo in grey]
-
-
-def _patches(rng: np.random.Generator, photos: list[np.ndarray], count: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
+def _patches(rng: np.random.Generator, grey: list[np.ndarray], count: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """Random patches (count, 8, 8), box-reduced by `scale`, and the index of the photo each is from."""
-    which = rng.integers(len(photos), size=count)
+    which = rng.integers(len(grey), size=count)
     side = SIZE * scale
     out = np.empty((count, SIZE, SIZE), np.float32)
     for i, k in enumerate(which):
-        top, left = (rng.integers(length - side) for length in photos[k].shape)
-        patch = photos[k][top : top + side, left : left + side]
+        top, left = (rng.integers(length - side) for length in grey[k].shape)
+        patch = grey[k][top : top + side, left : left + side]
         out[i] = patch.reshape(SIZE, scale, SIZE, scale).mean((1, 3))
     return out, which.astype(np.int32)
 
 
-def _photo_identity(rng: np.random.Generator, photos: list[np.ndarray], count: int) -> ImageSet:
-    patches, which = _patches(rng, photos, count, scale=4)
-    return ImageSet("photos", patches.reshape(count, -1), which)
+def _photo_identity(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabelledSet:
+    patches, which = _patches(rng, grey, count, scale=4)
+    return LabelledSet("photos", patches.reshape(count, -1), which)
 
 
-def _edges(rng: np.random.Generator, photos: list[np.ndarray], count: int) -> ImageSet:
+def _edges(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabelledSet:
     """Patches whose structure tensor has a clear direction, with contrast stretched so that geometry is all there is."""
     kept_images, kept_labels, total = [], [], 0
     while total < count:
-        patches, _ = _patches(rng, photos, count, scale=2)
+        patches, _ = _patches(rng, grey, count, scale=2)
         dy, dx = np.gradient(patches, axis=(1, 2))
         xx, yy, xy = ((u * v).sum((1, 2)) for u, v in ((dx, dx), (dy, dy), (dx, dy)))
         coherence = np.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-4)
@@ -88,15 +71,15 @@ def _edges(rng: np.random.Generator, photos: list[np.ndarray], count: int) -> Im
         kept_labels.append((angle[clear] / np.pi * CLASSES).astype(np.int32) % CLASSES)
         total += int(clear.sum())
     images = np.concatenate(kept_images)[:count].reshape(count, -1)
-    return ImageSet("edges", images, np.concatenate(kept_labels)[:count])
+    return LabelledSet("edges", images, np.concatenate(kept_labels)[:count])
 
 
-def _letters(rng: np.random.Generator, photos: list[np.ndarray], count: int) -> ImageSet:
+def _letters(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabelledSet:
     """One letter, turned and shifted a little, blended over a patch at a contrast of at least 0.2."""
     canvas = 32
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     faces = [ImageFont.truetype(str(fonts / f"{face}.ttf"), size) for face in FACES for size in (22, 26, 30)]
-    backgrounds, _ = _patches(rng, photos, count, scale=4)
+    backgrounds, _ = _patches(rng, grey, count, scale=4)
     labels = rng.integers(CLASSES, size=count).astype(np.int32)
     masks = np.empty((count, SIZE, SIZE), np.float32)
     for i, label in enumerate(labels):
@@ -109,4 +92,4 @@ def _letters(rng: np.random.Generator, photos: list[np.ndarray], count: int) -> 
     sign = np.where(base.mean((1, 2), keepdims=True) > 0.5, -1, 1)
     ink = base.mean((1, 2), keepdims=True) + sign * rng.uniform(0.2, 0.5, (count, 1, 1))
     images = np.clip(base + masks * (ink - base), 0, 1).astype(np.float32)
-    return ImageSet("letters", images.reshape(count, -1), labels)
+    return LabelledSet("letters", images.reshape(count, -1), labels)

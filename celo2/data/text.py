@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from celo2.errors import InputError
 
@@ -59,10 +57,10 @@ def from_file(path: Path) -> Text:
     return Text(path.name, _bytes(content[:cut]), _bytes(content[cut:]))
 
 
-def batch(data: np.ndarray, generator: np.random.Generator, size: int, context: int) -> Tensor:
+def windows(data: np.ndarray, generator: np.random.Generator, size: int, context: int) -> np.ndarray:
     """Random windows (size, context + 1), int64."""
     starts = generator.integers(len(data) - context - 1, size=size)
-    return torch.from_numpy(data[starts[:, None] + np.arange(context + 1)].astype(np.int64))
+    return data[starts[:, None] + np.arange(context + 1)].astype(np.int64)
 
 
 def _bytes(content: bytes) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""What optimizers are compared on, each tuned: problems, baselines, runs, scores. Needs JAX."""

@@ -1,0 +1,176 @@
+"""Scoring thetas and baselines on the validation problems: every one tuned by the same procedure, every run a line of JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celo2.bench.optimizers import TUNED, Settings
+from celo2.bench.problems import VALIDATION, Problem, problem
+from celo2.errors import InputError
+from celo2.theta import Theta
+
+EXTENSIONS = 5
+"""How often a rate grid is extended at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """What is scored: a baseline by name, or a theta under the name of its file."""
+
+    name: str
+    optimizer: str
+    theta: Theta | None = None
+
+    @property
+    def identity(self) -> str:
+        """What its runs are found by."""
+        return f"{self.optimizer}@{self.theta.sha256[:16]}" if self.theta else self.optimizer
+
+
+BASELINES = (Contender("AdamW", "adamw"), Contender("Muon", "muon"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A contender on a problem, at its best settings."""
+
+    settings: Settings
+    losses: tuple[float, ...]
+    """Held-out loss at the end, one a seed; infinite for a run that diverged."""
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.losses))
+
+    @property
+    def deviation(self) -> float:
+        """Over seeds, of the sample; NaN for one."""
+        return float(np.std(self.losses, ddof=1)) if len(self.losses) > 1 else math.nan
+
+
+class Runs:
+    """The runs saved in a file, a line of JSON each, and new ones appended as they end."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._losses: dict[str, float] = {}
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        for i, line in enumerate(lines):
+            try:
+                record = json.loads(line)
+                self._losses[record["key"]] = math.inf if record["loss"] is None else record["loss"]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                if i + 1 == len(lines) and not line.endswith("\n"):
+                    self._drop_last(lines)  # the run that was being written when the machine stopped
+                    break
+                raise InputError(
+                    f"line {i + 1} of {path} is no run ({error!r}); delete the line or give another --out"
+                ) from error
+
+    def loss(self, problem: Problem, contender: Contender, settings: Settings, seed: int) -> float:
+        """Held-out loss of a run: looked up, or run now."""
+        key = json.dumps([problem.name, problem.steps, contender.identity, dict(sorted(settings.items())), seed])
+        if key not in self._losses:
+            from celo2.bench.run import train
+
+            began = time.perf_counter()
+            result = train(problem, contender.optimizer, settings, seed, contender.theta)
+            finite = {name: round(value, 6) if math.isfinite(value) else None for name, value in result.items()}
+            seconds = round(time.perf_counter() - began, 2)
+            with self._path.open("a") as file:
+                file.write(json.dumps({"key": key, **finite, "seconds": seconds}) + "\n")
+            loss = finite["loss"]
+            self._losses[key] = math.inf if loss is None else loss
+        return self._losses[key]
+
+    def _drop_last(self, lines: Sequence[str]) -> None:
+        temporary = self._path.with_name(self._path.name + ".part")
+        temporary.write_text("".join(lines[:-1]))
+        os.replace(temporary, self._path)
+
+
+def tune(runs: Runs, problem: Problem, contender: Contender, seeds: int) -> Score:
+    """The best settings on seed 0, then all seeds with them.
+
+    The grid of rates is extended by factors of two at the side where the best lies on its edge, for each other setting.
+    """
+    tuned = TUNED[contender.optimizer]
+    best: tuple[float, Settings] = (math.inf, {})
+    for other in tuned.grid:
+        losses: dict[float, float] = {}
+
+        def run(rate: float, other: Mapping[str, float] = other, losses: dict[float, float] = losses) -> None:
+            losses[rate] = runs.loss(problem, contender, {"learning_rate": rate, **other}, 0)
+
+        for rate in tuned.rates:
+            run(rate)
+        for _ in range(EXTENSIONS):
+            rate = min(losses, key=lambda r: losses[r])
+            if rate == min(losses):
+                run(rate / 2)
+            elif rate == max(losses):
+                run(rate * 2)
+            else:
+                break
+        rate = min(losses, key=lambda r: losses[r])
+        best = min(best, (losses[rate], {"learning_rate": rate, **other}), key=lambda x: x[0])
+    settings = best[1] or {"learning_rate": tuned.rates[0], **tuned.grid[0]}
+    return Score(settings, tuple(runs.loss(problem, contender, settings, seed) for seed in range(seeds)))
+
+
+def validate(
+    contenders: Sequence[Contender], names: Iterable[str], seeds: int, out: Path, jobs: int, longer: int = 1
+) -> Iterable[tuple[str, str, Score]]:
+    """(contender, problem, score) of each pair as it is done, on `jobs` processes of one thread.
+
+    Raises:
+        InputError: an unknown problem, data that cannot be had, or `out` is damaged.
+    """
+    from joblib import Parallel, delayed
+
+    for name in names:
+        if name not in VALIDATION:
+            raise InputError(f"unknown problem {name!r}: take some of {', '.join(VALIDATION)}")
+    work = [(contender, name) for name in names for contender in contenders]
+    with _one_thread_each():
+        parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
+        yield from parallel(delayed(_tune_one)(c, name, seeds, out, longer) for c, name in work)  # type: ignore[misc]
+
+
+def _tune_one(contender: Contender, name: str, seeds: int, out: Path, longer: int) -> tuple[str, str, Score]:
+    return contender.name, name, tune(Runs(out / "runs.jsonl"), problem(name, longer), contender, seeds)
+
+
+class _one_thread_each:  # noqa: N801  (reads as the function that it is)
+    """Workers that start inside use one thread; small products gain nothing from two."""
+
+    FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+    def __enter__(self) -> None:
+        self._before = os.environ.get("XLA_FLAGS")
+        os.environ["XLA_FLAGS"] = f"{self._before or ''} {self.FLAGS}".strip()
+
+    def __exit__(self, *_: Any) -> None:
+        if self._before is None:
+            del os.environ["XLA_FLAGS"]
+        else:
+            os.environ["XLA_FLAGS"] = self._before
+
+
+def relative(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, float]]:
+    """Contender -> problem -> mean loss over that of the better baseline there; `scores` by contender, then problem."""
+    baselines = [scores[b.name] for b in BASELINES]
+    return {
+        name: {p: score.mean / min(b[p].mean for b in baselines) for p, score in mine.items()} for name, mine in scores.items()
+    }

@@ -1,0 +1,1 @@
+"""The images and texts that problems are made of: fetched by package name, checked, cached; or made here. NumPy only."""

@@ -1,0 +1,55 @@
+"""Trajectories over devices and processes: JAX's own sharding along one axis; theta and data are on every device.
+
+Nothing moves in an outer iteration but the sum of the meta-gradients, 347 floats, and a few scalars.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from celo2.errors import InputError
+
+AXIS = "trajectories"
+
+
+class Devices:
+    """All devices of all processes in a row.
+
+    Raises:
+        InputError: the number of trajectories is not a multiple of the number of devices.
+    """
+
+    def __init__(self, trajectories: int) -> None:
+        devices = jax.devices()
+        if trajectories % len(devices):
+            raise InputError(
+                f"{trajectories} trajectories do not divide over {len(devices)} devices; give a multiple of {len(devices)}"
+            )
+        mesh = Mesh(np.array(devices), (AXIS,))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._spread = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def replicate(self, tree: Any) -> Any:
+        """`tree` on every device."""
+        return jax.tree.map(lambda x: self._put(x, self._everywhere), tree)
+
+    def place(self, state: Any) -> Any:
+        """An outer state, its trajectories spread, the rest on every device."""
+        rest = self.replicate(state._replace(estimator=()))
+        return rest._replace(estimator=jax.tree.map(lambda x: self._put(x, self._spread), state.estimator))
+
+    def gather(self, state: Any) -> Any:
+        """The whole state in the memory of every process."""
+        if jax.process_count() == 1:
+            return jax.device_get(state)
+        return multihost_utils.process_allgather(state, tiled=True)
+
+    def _put(self, x: Any, sharding: NamedSharding) -> jax.Array:
+        """Every process holds the whole of `x` and gives its devices their part."""
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

@@ -1,0 +1,75 @@
+"""What an estimator of the meta-gradient is."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from celo2.errors import InputError
+from celo2.meta.inner import InnerLoop, Trajectory, start
+from celo2.rule import Weights
+from celo2.tasks.base import TaskFamily
+
+
+class Estimate(NamedTuple):
+    """Outcome of one outer iteration."""
+
+    gradient: Weights
+    """Of the meta-loss by theta."""
+    loss: jax.Array
+    """Mean over trajectories and inner steps of the clipped training loss, unweighted."""
+    dropped: jax.Array
+    """Number of trajectories left out because their gradient was not finite."""
+    state: Any
+    """For the next iteration."""
+
+
+class Estimator(Protocol):
+    """Settings of one way to estimate the meta-gradient; a frozen dataclass, static under jit. Its methods are pure."""
+
+    @property
+    def trajectories(self) -> int:
+        """Leading axis of the state; what is spread over devices. An antithetic pair counts as one."""
+        ...
+
+    @property
+    def truncation_length(self) -> int:
+        """Inner steps of each trajectory per outer iteration."""
+        ...
+
+    def begin(self, loop: InnerLoop, family: TaskFamily, theta: Weights, key: jax.Array) -> Any:
+        """State with fresh trajectories."""
+        ...
+
+    def estimate(self, loop: InnerLoop, family: TaskFamily, theta: Weights, state: Any, key: jax.Array) -> Estimate:
+        """One truncation of all trajectories."""
+        ...
+
+
+def check_truncation(loop: InnerLoop, truncation_length: int) -> None:
+    """Raises InputError where a trajectory could end twice within one unroll."""
+    if loop.horizon[0] < truncation_length:
+        raise InputError(
+            f"the shortest horizon is {loop.horizon[0]} inner steps and an unroll has {truncation_length}; "
+            "give a horizon at least as long as the unroll"
+        )
+
+
+def starts(loop: InnerLoop, family: TaskFamily, key: jax.Array, count: int) -> Trajectory:
+    """Fresh trajectories, leading axis `count`."""
+    return jax.vmap(lambda key: start(loop, family, key))(jax.random.split(key, count))
+
+
+def first_starts(loop: InnerLoop, family: TaskFamily, key: jax.Array, count: int) -> Trajectory:
+    """Fresh trajectories of a run that begins, staggered if the loop says so."""
+    start_key, stagger_key = jax.random.split(key)
+    trajectories = starts(loop, family, start_key, count)
+    step = jax.random.randint(stagger_key, (count,), 0, trajectories.horizon)
+    return trajectories._replace(step=step) if loop.staggered else trajectories
+
+
+def mean_over_trajectories(gradients: Weights) -> Weights:
+    """The mean over the leading axis."""
+    return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)

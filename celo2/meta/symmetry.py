@@ -1,0 +1,38 @@
+"""The odd rules: those that turn the step around when gradient, momentum and weights are turned around.
+
+Nothing in the rule's MLP says that the step for -g is minus the step for g, and meta-training on small networks learns it
+only where it saw gradients. Where a network has inputs that are almost always zero, what is not odd pushes weights one way
+forever. Odd rules are a linear subspace of theta: hidden units come in pairs (2k, 2k+1) that change places when the sign
+changes. A gradient projected onto it keeps theta in it, under Adam too, since the two of a pair get equal steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from celo2.rule import TABLE, Weights
+
+ODD = {"G", "clip(G)", "W", "M", "M s", "G F", "G s", "M F"}
+"""Features that change their sign with gradient, momentum and weights; the others are made of squares."""
+SIGNS = np.array([-1.0 if name in ODD else 1.0 for name, channels, _ in TABLE for _ in range(channels)], np.float32)
+
+
+def project(weights: Weights) -> Weights:
+    """The nearest odd rule; of a meta-gradient, its part along the odd rules. NumPy or JAX arrays; an even hidden width."""
+    w0, b0, w1, b1, w2, b2 = weights
+    return Weights(
+        (w0 + SIGNS[:, None] * _swapped(w0, -1)) / 2,
+        (b0 + _swapped(b0, -1)) / 2,
+        (w1 + _swapped(_swapped(w1, 0), 1)) / 2,
+        (b1 + _swapped(b1, -1)) / 2,
+        (w2 - _swapped(w2, 0)) / 2,
+        0 * b2,
+    )
+
+
+def _swapped(x: Any, axis: int) -> Any:
+    """Units 0 and 1 in each other's place, 2 and 3, and so on."""
+    order = np.arange(x.shape[axis]) ^ 1
+    return x[order] if axis == 0 else x[..., order]

@@ -1,0 +1,70 @@
+"""A small transformer that predicts the next byte of a text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo2.tasks.base import Params, lecun
+
+BYTES = 256
+HEAD_WIDTH = 32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ByteTransformer:
+    """Pre-norm blocks of causal attention and a GELU MLP, learned positions, an untied head. One task; loss in nats a byte."""
+
+    text: jax.Array  # (n,) uint8
+    width: int = dataclasses.field(default=64, metadata={"static": True})
+    depth: int = dataclasses.field(default=2, metadata={"static": True})
+    context: int = dataclasses.field(default=64, metadata={"static": True})
+    batch_size: int = dataclasses.field(default=16, metadata={"static": True})
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        return jnp.zeros(())
+
+    def init(self, key: jax.Array, task: jax.Array) -> Params:
+        d = self.width
+        keys = iter(jax.random.split(key, 3 + 6 * self.depth))
+        params = {
+            "token_embedding": 0.02 * jax.random.normal(next(keys), (BYTES, d)),
+            "position_embedding": 0.02 * jax.random.normal(next(keys), (self.context, d)),
+            "head.w": lecun(next(keys), (d, BYTES)),
+            "norm": jnp.ones(d),
+        }
+        for i in range(self.depth):
+            for name in ("query", "key", "value", "out"):
+                params[f"blocks.{i}.{name}"] = lecun(next(keys), (d, d))
+            params[f"blocks.{i}.up"] = lecun(next(keys), (d, 4 * d))
+            params[f"blocks.{i}.down"] = lecun(next(keys), (4 * d, d))
+            params |= {f"blocks.{i}.norm{j}": jnp.ones(d) for j in (1, 2)}
+        return params
+
+    def batch(self, key: jax.Array, task: jax.Array) -> jax.Array:
+        """Windows (batch_size, context + 1)."""
+        starts = jax.random.randint(key, (self.batch_size, 1), 0, len(self.text) - self.context - 1)
+        return self.text[starts + jnp.arange(self.context + 1)].astype(jnp.int32)
+
+    def loss(self, params: Params, task: jax.Array, batch: jax.Array) -> jax.Array:
+        tokens, targets = batch[:, :-1], batch[:, 1:]
+        h = params["token_embedding"][tokens] + params["position_embedding"]
+        for i in range(self.depth):
+            block = {name.rpartition(".")[2]: p for name, p in params.items() if name.startswith(f"blocks.{i}.")}
+            h = h + self._attention(block, _rms_norm(h) * block["norm1"])
+            h = h + jax.nn.gelu(_rms_norm(h) * block["norm2"] @ block["up"]) @ block["down"]
+        logits = _rms_norm(h) * params["norm"] @ params["head.w"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+    def _attention(self, block: Params, h: jax.Array) -> jax.Array:
+        heads = (*h.shape[:-1], self.width // HEAD_WIDTH, HEAD_WIDTH)
+        q, k, v = ((h @ block[name]).reshape(heads) for name in ("query", "key", "value"))
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(h.shape) @ block["out"]
+
+
+def _rms_norm(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
