@@ -1,0 +1,57 @@
+"""Protects scale: one device, eight devices and two processes train the same theta."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from celo2 import InputError
+from celo2.meta.checkpoint import theta_of
+from celo2.meta.devices import Devices
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import jax
+directory, devices, process, processes, port = sys.argv[1], *map(int, sys.argv[2:])
+if processes > 1:
+    jax.distributed.initialize(f"localhost:{port}", processes, process)
+assert jax.device_count() == devices * processes
+from celo2.meta import outer
+from tests.test_meta import CONFIG, FAMILY
+stop = 3  # Adam makes large differences of small ones, later
+for metrics in outer.run(CONFIG, FAMILY, Path(directory)):
+    if metrics.iteration == stop:
+        break
+"""
+
+
+def start(directory, devices, process=0, processes=1, port=0):
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    arguments = [sys.executable, "-c", SCRIPT, str(directory), *map(str, (devices, process, processes, port))]
+    return subprocess.Popen(arguments, env=env, cwd=Path(__file__).parents[1])
+
+
+def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    runs = [
+        start(tmp_path / "one", 1),
+        start(tmp_path / "eight", 8),
+        *(start(tmp_path / "processes", 2, process, 2, port) for process in (0, 1)),
+    ]
+    assert [run.wait(timeout=400) for run in runs] == [0] * 4
+    one, *others = (theta_of(tmp_path / name)[0] for name in ("one", "eight", "processes"))
+    for other in others:
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_trajectories_that_do_not_divide_over_the_devices_are_refused():
+    with pytest.raises(InputError, match="12 trajectories do not divide over 8 devices; give a multiple of 8"):
+        Devices(12)
