@@ -77,13 +77,29 @@ class MetaTrain:
     """Outer steps, in place of the preset's."""
     paths: dict[str, Path] = dataclasses.field(default_factory=dict)
     """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary), svhn FOLDER (.mat)."""
+    tensorboard: bool = False
+    """Write TensorBoard files to the folder tensorboard in --out too."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes; give --processes and --process too. --out must be on shared storage."""
+    processes: int | None = None
+    """How many processes work together."""
+    process: int | None = None
+    """Which of them this is, from 0."""
 
     def __call__(self, console: Console) -> None:
         """Run and write theta."""
-        from celo2.meta.command import meta_train
+        import jax
 
+        from celo2.meta.command import meta_train, tensorboard
+
+        if len({self.coordinator is None, self.processes is None, self.process is None}) == 2:
+            raise InputError("--coordinator, --processes and --process go together; give all three or none")
+        if self.coordinator is not None:
+            jax.distributed.initialize(self.coordinator, self.processes, self.process)
+            console.quiet = bool(self.process)  # the first one speaks
         out = self.out or Path("runs") / f"meta-{self.preset}"
-        meta_train(self.preset, out, self.seed, self.outer_iterations, self.paths, console)
+        log = {"log": tensorboard(out / "tensorboard")} if self.tensorboard else {}
+        meta_train(self.preset, out, self.seed, self.outer_iterations, self.paths, console, **log)
 
 
 @dataclasses.dataclass(frozen=True)

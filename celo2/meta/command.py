@@ -7,7 +7,7 @@ import datetime
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,22 @@ from celo2.data.small import small_sets
 from celo2.errors import InputError
 from celo2.meta.checkpoint import settings, theta_of
 from celo2.meta.config import MetaConfig, preset
-from celo2.meta.outer import run
-from celo2.tasks.base import TaskFamily
+from celo2.meta.outer import Metrics, run
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.reparametrize import Reparametrize
 from celo2.theta import Theta, load_theta
 
+Log = Callable[[Metrics], None]
+
 
 def meta_train(
-    name: str, out: Path, seed: int, outer_iterations: int | None, paths: Mapping[str, Path], console: Console
+    name: str,
+    out: Path,
+    seed: int,
+    outer_iterations: int | None,
+    paths: Mapping[str, Path],
+    console: Console,
+    log: Log = lambda metrics: None,
 ) -> Theta:
     """Run (or go on with) a preset in `out` and write `out/theta.safetensors`; `paths` are the user's copies of data.
 
@@ -43,10 +50,17 @@ def meta_train(
         config = dataclasses.replace(config, outer_iterations=outer_iterations)
     if config.outer_iterations <= config.warmup:
         raise InputError(f"outer_iterations is {config.outer_iterations}; give more than the {config.warmup} of the warm-up")
-    return train_theta(name, config, out, console, paths)
+    return train_theta(name, config, out, console, paths, log)
 
 
-def train_theta(name: str, config: MetaConfig, out: Path, console: Console, paths: Mapping[str, Path] | None = None) -> Theta:
+def train_theta(
+    name: str,
+    config: MetaConfig,
+    out: Path,
+    console: Console,
+    paths: Mapping[str, Path] | None = None,
+    log: Log = lambda metrics: None,
+) -> Theta:
     """The same for any configuration, whose theta is to be called `name`."""
     sets = small_sets(config.tasks, config.seed, paths or {})
     augmentation = config.augmentation
@@ -54,25 +68,48 @@ def train_theta(name: str, config: MetaConfig, out: Path, console: Console, path
     console.print(
         f"meta-training {name}: {config.outer_iterations} outer steps on {', '.join(s.name for s in sets)}; results in {out}"
     )
-    _show(config, family, out, console)
+    _show(run(config, family, out), config.outer_iterations, console, log)
     weights, seconds = theta_of(out)
     theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))
     path = out / "theta.safetensors"
-    if not (path.exists() and load_theta(path).identity == theta.identity):  # else its provenance is of when it was made
+    made = path.exists() and load_theta(path).identity == theta.identity  # else its provenance is of when it was made
+    if jax.process_index() == 0 and not made:
         theta.save(path)
     console.print(f"theta {theta.identity} after {seconds / 60:.1f} minutes, in {path}", highlight=False)
     return theta
 
 
-def _show(config: MetaConfig, family: TaskFamily, out: Path, console: Console) -> None:
+def _show(run: Iterator[Metrics], total: int, console: Console, log: Log) -> None:
     """Run to the end under a progress bar; the loss shown is a running mean, since single iterations jump with their tasks."""
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     mean = None
     with Progress(*bar, console=console) as progress:
-        task = progress.add_task("compiling", total=config.outer_iterations)
-        for metrics in run(config, family, out):
+        task = progress.add_task("compiling", total=total)
+        for metrics in run:
             mean = metrics.meta_loss if mean is None else 0.98 * mean + 0.02 * metrics.meta_loss
-            progress.update(task, completed=metrics.iteration + 1, description=f"meta-loss {mean:.3f}")
+            skipped = f", {metrics.skipped} skipped" if metrics.skipped else ""
+            progress.update(task, completed=metrics.iteration + 1, description=f"meta-loss {mean:.3f}{skipped}")
+            log(metrics)
+
+
+def tensorboard(directory: Path) -> Log:
+    """A log that writes every metric as a TensorBoard scalar.
+
+    Raises:
+        InputError: tensorboardX is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise InputError("TensorBoard files need tensorboardX; install it with: pip install 'celo2[tensorboard]'") from error
+    writer = SummaryWriter(str(directory))
+
+    def log(metrics: Metrics) -> None:
+        for name, value in metrics._asdict().items():
+            if name != "iteration":
+                writer.add_scalar(name, value, metrics.iteration)
+
+    return log
 
 
 def _provenance(config: MetaConfig, sets: list[LabelledSet], seconds: float) -> dict[str, Any]:
