@@ -1,8 +1,8 @@
 """Inner steps a second of meta-training, against a direct vmap of the rule as the paper writes it.
 
-Run: python benchmarks/meta_speed.py. The naive twin spreads all 30 channels over every matrix, channels last, normalises each of them, and keeps what
-backpropagation needs; it computes the same steps, which is checked before anything is timed. Both run in one process, taking
-turns; the table shows medians. Writes results/meta-speed.json.
+Run: python benchmarks/meta_speed.py. The naive twin spreads all 30 channels over every matrix, channels last, normalises
+each of them, and keeps what backpropagation needs; it computes the same steps, which is checked before anything is timed.
+Both run in one process, taking turns; the table shows medians. Writes results/meta-speed.json.
 """
 
 from __future__ import annotations

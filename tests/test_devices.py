@@ -24,7 +24,7 @@ assert jax.device_count() == devices * processes
 from celo2.meta import outer
 from tests.test_meta import CONFIG, FAMILY
 stop = 3  # Adam makes large differences of small ones, later
-for metrics in outer.run(CONFIG, FAMILY, Path(directory)):
+for metrics in outer.run(CONFIG, [FAMILY], Path(directory)):
     if metrics.iteration == stop:
         break
 """

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from celo2.meta import inner, outer
 from celo2.meta.checkpoint import theta_of
 from celo2.meta.config import PRESETS, MetaConfig, preset
 from celo2.meta.estimators import Estimate, Unrolled
-from celo2.meta.starts import STARTS, muon
+from celo2.meta.starts import STARTS, by_hand
 from celo2.meta.symmetry import SIGNS, project
 from celo2.rule import Weights
 from tests.cases import REFERENCE, THETA
@@ -95,14 +96,15 @@ def test_horizons_and_rates_come_from_their_ranges():
 
 def test_the_cosine_trains_as_a_user_does():
     """Towards a far target Muon's step is always the same: W moves by the sum of the rates, and a cosine's mean is a half."""
-    theta = jax.tree.map(jnp.asarray, project(muon(0, Spec()).weights))
+    theta = jax.tree.map(jnp.asarray, project(STARTS["muon-1"](0, Spec()).weights))
     moved = []
     for cosine in (False, True):
         loop = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(200, 200), cosine=cosine)
         one = inner.start(loop, FAMILY, jax.random.key(0))._replace(task=100 * jnp.ones((4, 3)))
         _, after = inner.unroll(loop, FAMILY, theta, one, one, jax.random.split(jax.random.key(1), 200))
         moved.append(float(jnp.sqrt(jnp.mean((after.params["w"] - one.params["w"]) ** 2))))
-    np.testing.assert_allclose(moved, [2.0, 1.0], rtol=0.05)
+    np.testing.assert_allclose(moved, [2.0, 1.0], rtol=0.1)
+    np.testing.assert_allclose(moved[1] / moved[0], 0.5, rtol=0.02)
 
 
 def test_linear_weights_grow_from_0_to_2_over_the_horizon():
@@ -130,7 +132,7 @@ class NotFinite(Unrolled):
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
     config = dataclasses.replace(CONFIG, estimator=NotFinite(8, 10))
-    metrics = list(outer.run(config, FAMILY, tmp_path))
+    metrics = list(outer.run(config, [FAMILY], tmp_path))
     nans = [not np.isfinite(m.gradient_norm) for m in metrics]
     assert 2 < sum(nans) < 25
     assert [m.skipped for m in metrics] == list(np.cumsum(nans))
@@ -140,16 +142,16 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
 def test_meta_training_lowers_the_meta_loss(tmp_path):
     loop = dataclasses.replace(LOOP, adamw_lr_multiplier=1.0)
     config = dataclasses.replace(CONFIG, inner=dataclasses.replace(loop, learning_rate=(0.05, 0.05)), outer_iterations=150)
-    losses = [m.meta_loss for m in outer.run(config, FAMILY, tmp_path)]
+    losses = [m.meta_loss for m in outer.run(config, [FAMILY], tmp_path)]
     assert np.mean(losses[-60:]) < 0.9 * np.mean(losses[:30])
 
 
 def test_a_run_that_was_cut_ends_bit_identical(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for _ in outer.run(CONFIG, FAMILY, whole):
+    for _ in outer.run(CONFIG, [FAMILY], whole):
         pass
     for stop in (7, 13, None):
-        run = outer.run(CONFIG, FAMILY, cut)
+        run = outer.run(CONFIG, [FAMILY], cut)
         for _ in itertools.islice(run, stop):
             pass
         run.close()
@@ -185,24 +187,24 @@ def test_an_odd_rule_turns_its_step_around_with_the_gradient():
 
 
 def test_meta_training_among_the_odd_rules_stays_among_them(tmp_path):
-    config = dataclasses.replace(CONFIG, odd=True, start="muon")
-    for _ in outer.run(config, FAMILY, tmp_path):
+    config = dataclasses.replace(CONFIG, odd=True, start="muon-1")
+    for _ in outer.run(config, [FAMILY], tmp_path):
         pass
-    found, start = theta_of(tmp_path)[0], STARTS["muon"](config.seed, Spec()).weights
+    found, start = theta_of(tmp_path)[0], STARTS["muon-1"](config.seed, Spec()).weights
     for w, p in zip(found, project(found), strict=True):
         np.testing.assert_allclose(w, p, atol=1e-6)
     assert np.abs(found.w0 - start.w0).max() > 1e-3
 
 
-def test_the_hand_written_start_is_muons_direction():
-    """Without the small rest: normalised M_0.9 and 0.3 of normalised G, by hand."""
-    theta = project(muon(0, Spec()).weights)
-    theta = theta._replace(w2=theta.w2 * (np.arange(8) < 2)[:, None])
+@pytest.mark.parametrize("gradient", [0.3, 1.0])
+def test_the_hand_written_start_is_muons_direction(gradient):
+    """Without the small rest: normalised M_0.9 and so much of normalised G, by hand."""
+    theta = by_hand(0, Spec(), {"M": 1.0, "G": gradient}, rest=0.0).weights
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal((2, 4, 6))
     step, accumulators = rule.update(np, Spec(), theta, rule.init(np, Spec(), p), g, p, None)
     m = accumulators.momentum[0]
-    expected = m / np.sqrt(np.mean(m**2)) + 0.3 * g / np.sqrt(np.mean(g**2))
+    expected = m / np.sqrt(np.mean(m**2)) + gradient * g / np.sqrt(np.mean(g**2))
     np.testing.assert_allclose(step, expected / np.sqrt(np.mean(expected**2)), rtol=1e-4)
 
 
@@ -211,7 +213,7 @@ import sys
 from pathlib import Path
 from celo2.meta import outer
 from tests.test_meta import CONFIG, FAMILY
-for _ in outer.run(CONFIG, FAMILY, Path(sys.argv[1]), every_seconds=0.0):
+for _ in outer.run(CONFIG, [FAMILY], Path(sys.argv[1]), every_seconds=0.0):
     pass
 """
 
@@ -219,12 +221,12 @@ for _ in outer.run(CONFIG, FAMILY, Path(sys.argv[1]), every_seconds=0.0):
 def test_a_run_that_was_killed_ends_bit_identical(tmp_path):
     """SIGKILL at moments of no one's choosing, until a process gets to the end."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for _ in outer.run(CONFIG, FAMILY, whole):
+    for _ in outer.run(CONFIG, [FAMILY], whole):
         pass
-    root = Path(__file__).parents[1]
+    root, env = Path(__file__).parents[1], {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
     kills = 0
     for patience in (0.05, 0.2, None):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed)], cwd=root)
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed)], cwd=root, env=env)
         if patience is not None:
             before = len(_lines(killed))
             while len(_lines(killed)) < before + 3 and process.poll() is None:
@@ -246,15 +248,15 @@ def _lines(directory):
 
 
 def test_other_data_is_refused(tmp_path):
-    next(outer.run(CONFIG, FAMILY, tmp_path))
+    next(outer.run(CONFIG, [FAMILY], tmp_path))
     with pytest.raises(InputError, match=r"another configuration \(data was \w+, now \w+\)"):
-        next(outer.run(CONFIG, Quadratic(jnp.zeros(())), tmp_path))
+        next(outer.run(CONFIG, [Quadratic(jnp.zeros(()))], tmp_path))
 
 
 def test_another_configuration_is_refused_with_the_difference_named(tmp_path):
-    next(outer.run(CONFIG, FAMILY, tmp_path))
+    next(outer.run(CONFIG, [FAMILY], tmp_path))
     with pytest.raises(InputError, match=r"\(estimator.truncation_length was 10, now 5\); give another --out"):
-        next(outer.run(dataclasses.replace(CONFIG, estimator=Unrolled(8, 5)), FAMILY, tmp_path))
+        next(outer.run(dataclasses.replace(CONFIG, estimator=Unrolled(8, 5)), [FAMILY], tmp_path))
 
 
 def test_presets():

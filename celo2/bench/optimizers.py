@@ -45,11 +45,11 @@ def _adamw(settings: Settings, steps: int, theta: Theta | None) -> optax.Gradien
 
 
 def _muon(settings: Settings, steps: int, theta: Theta | None) -> optax.GradientTransformationExtraArgs:
-    """Nesterov momentum, orthogonalised, at RMS 1; a convolution is one matrix (taps and inputs, outputs), as is usual."""
+    """Nesterov momentum, orthogonalised, at RMS 1."""
     rate = schedule(settings["learning_rate"], steps)
 
     def axes(params: Any) -> Any:
-        return jax.tree.map(lambda p: MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1), params)
+        return jax.tree.map(lambda _: MuonDimensionNumbers(0, 1), params)
 
     hidden = optax.chain(
         scale_by_muon(beta=settings["momentum"], nesterov=True, weight_dimension_numbers=axes),

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +28,12 @@ class Checkpoint:
         InputError: the directory holds a run of another configuration or on other data; the message names the differences.
     """
 
-    def __init__(self, directory: Path, config: MetaConfig, family: TaskFamily) -> None:
+    def __init__(self, directory: Path, config: MetaConfig, families: Sequence[TaskFamily]) -> None:
         self._state = directory / "state.npz"
         self._metrics = directory / "metrics.jsonl"
         self._writes = jax.process_index() == 0
         path = directory / "config.json"
-        new = settings(config) | {"data": _fingerprint(family)}
+        new = settings(config) | {"data": _fingerprint(families)}
         if path.exists():
             old = json.loads(path.read_text())
             changed = [
@@ -101,10 +102,10 @@ def theta_of(directory: Path) -> tuple[Weights, float]:
         return Weights(**{name: file[f".theta.{name}"] for name in Weights._fields}), float(file["seconds"])
 
 
-def _fingerprint(family: TaskFamily) -> str:
-    """Of the data that a family holds."""
+def _fingerprint(families: Sequence[TaskFamily]) -> str:
+    """Of the data that the families hold."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(family):
+    for leaf in jax.tree.leaves(list(families)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
 

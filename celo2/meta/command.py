@@ -21,9 +21,8 @@ from celo2.data.small import small_sets
 from celo2.errors import InputError
 from celo2.meta.checkpoint import settings, theta_of
 from celo2.meta.config import MetaConfig, preset
+from celo2.meta.families import task_families
 from celo2.meta.outer import Metrics, run
-from celo2.tasks.mlp import ImageMLP
-from celo2.tasks.reparametrize import Reparametrize
 from celo2.theta import Theta, load_theta
 
 Log = Callable[[Metrics], None]
@@ -63,12 +62,11 @@ def train_theta(
 ) -> Theta:
     """The same for any configuration, whose theta is to be called `name`."""
     sets = small_sets(config.tasks, config.seed, paths or {})
-    augmentation = config.augmentation
-    family = Reparametrize(ImageMLP.of(sets), *augmentation.alpha, augmentation.granularity)
+    families = task_families(config, sets)
     console.print(
         f"meta-training {name}: {config.outer_iterations} outer steps on {', '.join(s.name for s in sets)}; results in {out}"
     )
-    _show(run(config, family, out), config.outer_iterations, console, log)
+    _show(run(config, families, out), config.outer_iterations, console, log)
     weights, seconds = theta_of(out)
     theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))
     path = out / "theta.safetensors"

@@ -32,7 +32,9 @@ class MetaConfig:
     augmentation: Augmentation = Augmentation()
     tasks: Literal["offline", "published"] = "offline"
     """Image sets: the four that need no download, or MNIST, Fashion-MNIST, CIFAR-10 and street digits; all at 8x8 grey."""
-    start: Literal["random", "muon"] = "random"
+    families: tuple[str, ...] = ("mlp",)
+    """Networks on those images: see `celo2.meta.families`."""
+    start: Literal["random", "muon-0.3", "muon-1", "adam"] = "random"
     """Theta at first: see `celo2.meta.starts`."""
     odd: bool = False
     """Keep theta among the odd rules: see `celo2.meta.symmetry`."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from celo2 import rule
 from celo2.errors import InputError
+from celo2.routing import ADAMW, by_names_and_shapes
 from celo2.spec import Spec
 from celo2.tasks.base import Params, TaskFamily
 from celo2.tasks.rate import warmup_cosine
@@ -81,7 +82,7 @@ def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
     task_key, params_key, horizon_key, rate_key = jax.random.split(key, 4)
     task = family.sample(task_key)
     params = family.init(params_key, task)
-    statistics = {name: _statistics(loop, p) for name, p in params.items()}
+    statistics = _statistics(loop, params)
     if loop.horizon_distribution == "uniform":
         horizon = jax.random.randint(horizon_key, (), loop.horizon[0], loop.horizon[1] + 1)
     else:
@@ -95,11 +96,17 @@ def _log_uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
     return jnp.exp(jax.random.uniform(key, (), minval=low, maxval=high))
 
 
-def _statistics(loop: InnerLoop, p: jax.Array) -> rule.Accumulators | Adam:
-    if loop.spec.orthogonalize and p.ndim < 2:
-        return Adam(jnp.zeros_like(p), jnp.zeros_like(p))
-    (part,) = pieces(p.shape, MatrixAxes())
-    return rule.init(jnp, loop.spec, part.view(jnp, p), part.vector)
+def _statistics(loop: InnerLoop, params: Params) -> dict[str, rule.Accumulators | Adam]:
+    """Of each parameter, by the rule that moves it; who gets which is decided as for users of JAX."""
+    routes = by_names_and_shapes([(name, p.shape) for name, p in params.items()])
+    statistics: dict[str, rule.Accumulators | Adam] = {}
+    for (name, p), route in zip(params.items(), routes, strict=True):
+        if loop.spec.orthogonalize and route.rule == ADAMW:
+            statistics[name] = Adam(jnp.zeros_like(p), jnp.zeros_like(p))
+        else:
+            (part,) = pieces(p.shape, MatrixAxes())
+            statistics[name] = rule.init(jnp, loop.spec, part.view(jnp, p), part.vector)
+    return statistics
 
 
 def directions(loop: InnerLoop, theta: rule.Weights, params: Params, statistics: dict, grads: Params) -> tuple[Params, dict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from celo2.meta.symmetry import project
 from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
 
+Families = Sequence[TaskFamily]
+"""Task families that theta is learned on together; each has the estimator's trajectories, and all count alike."""
+
 
 class OuterState(NamedTuple):
     """All that an outer iteration reads and writes. Randomness comes from the seed and `iteration` alone."""
@@ -27,7 +30,7 @@ class OuterState(NamedTuple):
     theta: Weights
     optimizer: Any
     estimator: Any
-    """The trajectories; the only part that is spread over devices."""
+    """The trajectories of each family; the only part that is spread over devices."""
     iteration: jax.Array
 
 
@@ -58,31 +61,37 @@ def outer_optimizer(config: MetaConfig) -> optax.GradientTransformation:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def begin(config: MetaConfig, family: TaskFamily, theta: Weights) -> OuterState:
+def begin(config: MetaConfig, families: Families, theta: Weights) -> OuterState:
     """Theta as it starts, with fresh trajectories."""
-    trajectories = config.estimator.begin(config.inner, family, theta, jax.random.key(config.seed))
+    keys = jax.random.split(jax.random.key(config.seed), len(families))
+    begin = config.estimator.begin
+    trajectories = [begin(config.inner, family, theta, key) for family, key in zip(families, keys, strict=True)]
     return OuterState(theta, outer_optimizer(config).init(theta), trajectories, jnp.zeros((), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def outer_iteration(config: MetaConfig, family: TaskFamily, state: OuterState) -> tuple[OuterState, dict[str, jax.Array]]:
+def outer_iteration(config: MetaConfig, families: Families, state: OuterState) -> tuple[OuterState, dict[str, jax.Array]]:
     """Unroll all trajectories one truncation, descend."""
-    key = jax.random.fold_in(jax.random.key(config.seed + 1), state.iteration)
-    estimate = config.estimator.estimate(config.inner, family, state.theta, state.estimator, key)
-    gradient = project(estimate.gradient) if config.odd else estimate.gradient
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), state.iteration), len(families))
+    estimates = [
+        config.estimator.estimate(config.inner, family, state.theta, trajectories, key)
+        for family, trajectories, key in zip(families, state.estimator, keys, strict=True)
+    ]
+    gradient = jax.tree.map(lambda *g: sum(g) / len(g), *(e.gradient for e in estimates))
+    gradient = project(gradient) if config.odd else gradient
     updates, new = outer_optimizer(config).update(gradient, state.optimizer, state.theta)
     optimizer: Any = new
     theta: Any = optax.apply_updates(state.theta, updates)
     metrics = {
-        "meta_loss": estimate.loss,
+        "meta_loss": sum(e.loss for e in estimates) / len(estimates),
         "gradient_norm": optax.tree.norm(gradient),
-        "dropped": estimate.dropped,
+        "dropped": sum(e.dropped for e in estimates),
         "skipped": optimizer.total_notfinite,
     }
-    return OuterState(theta, optimizer, estimate.state, state.iteration + 1), metrics
+    return OuterState(theta, optimizer, [e.state for e in estimates], state.iteration + 1), metrics
 
 
-def run(config: MetaConfig, family: TaskFamily, directory: Path, every_seconds: float = 60.0) -> Iterator[Metrics]:
+def run(config: MetaConfig, families: Families, directory: Path, every_seconds: float = 60.0) -> Iterator[Metrics]:
     """Meta-train, yielding the metrics of each outer iteration; `directory` holds the checkpoint and the metrics.
 
     A run that was cut, at whatever moment, goes on from its last checkpoint to the bit-identical theta. Checkpoints are
@@ -93,16 +102,16 @@ def run(config: MetaConfig, family: TaskFamily, directory: Path, every_seconds: 
         InputError: `directory` holds a run of another configuration, the trajectories do not divide over the devices, or
             an unroll is longer than the shortest horizon.
     """
-    checkpoint, devices = Checkpoint(directory, config, family), Devices(config.estimator.trajectories)
+    checkpoint, devices = Checkpoint(directory, config, families), Devices(config.estimator.trajectories)
     theta = STARTS[config.start](config.seed, config.inner.spec).weights
     theta = project(theta) if config.odd else theta
-    first = begin(config, family, Weights(*map(jnp.asarray, theta)))
+    first = begin(config, tuple(families), Weights(*map(jnp.asarray, theta)))
     state, elapsed = checkpoint.restore(first)
-    state, family = devices.place(state), devices.replicate(family)
+    state, families = devices.place(state), devices.replicate(tuple(families))
     began = saved = time.monotonic()
     try:
         for iteration in range(int(state.iteration), config.outer_iterations):
-            new_state, values = outer_iteration(config, family, state)
+            new_state, values = outer_iteration(config, families, state)
             numbers = {name: value.item() for name, value in values.items()}  # waits for the devices
             state, now = new_state, time.monotonic()
             metrics = Metrics(iteration, **numbers, seconds=elapsed + now - began)

@@ -1,8 +1,10 @@
-"""Where meta-training starts: the published random theta, or one written by hand that already computes Muon's direction."""
+"""Where meta-training starts: the published random theta, or one written by hand that computes a known direction already."""
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -10,31 +12,39 @@ from celo2.rule import TABLE, Weights
 from celo2.spec import Spec
 from celo2.theta import Theta
 
-MOMENTUM, GRADIENT = 1.0, 0.3
-"""Mixture of the normalised M_0.9 and G: about Muon's Nesterov momentum, where gradients are mostly noise."""
 REST = 0.1
 """Scale of what the other hidden units add at first, so that they can be learned too."""
 
 
-def random(seed: int, spec: Spec) -> Theta:
-    """Truncated normal, biases 0, as published."""
-    return Theta.random(seed, spec)
+def by_hand(seed: int, spec: Spec, mixture: Mapping[str, float], rest: float = REST) -> Theta:
+    """A pair of ReLU units passes a mixture of normalised features on as relu(x) - relu(-x); the other units are random.
 
-
-def muon(seed: int, spec: Spec) -> Theta:
-    """A pair of ReLU units passes x = M_0.9 + 0.3 G on as relu(x) - relu(-x); the other units are random and small."""
-    theta = Theta.random(seed, spec, "muon")
+    `mixture` gives the weight of features of `rule.TABLE`; of those with three decays the first, 0.9, is meant.
+    """
+    theta = Theta.random(seed, spec)
     w0, b0, w1, b1, w2, b2 = (np.array(w) for w in theta.weights)
     w0[:, :2], w1[:, :2], w1[:2] = 0, 0, 0
-    for name, weight in (("M", MOMENTUM), ("G", GRADIENT)):
-        w0[_row(name), :2] = weight, -weight
+    for feature, weight in mixture.items():
+        w0[_row(feature), :2] = weight, -weight
     w1[:2, :2] = np.eye(2)
-    w2 *= REST
+    w2 *= rest
     w2[:2, 0] = 1, -1
-    return Theta(Weights(w0, b0, w1, b1, w2, b2), spec, "muon")
+    return Theta(Weights(w0, b0, w1, b1, w2, b2), spec, "by-hand")
 
 
-STARTS = {"random": random, "muon": muon}
+MIXTURES = {
+    "muon-0.3": {"M": 1.0, "G": 0.3},
+    "muon-1": {"M": 1.0, "G": 1.0},
+    "adam": {"M s": 1.0},
+}
+"""Muon's Nesterov momentum is a mixture of M and G: where gradients are mostly noise, half of G is about its share at
+momentum 0.9, and as much as of M that of a shorter momentum. Adam's direction is M_0.9 / sqrt(V)."""
+
+STARTS: dict[str, Callable[[int, Spec], Theta]] = {
+    "random": Theta.random,
+    **{name: functools.partial(by_hand, mixture=mixture) for name, mixture in MIXTURES.items()},
+}
+"""Each makes a theta of (seed, spec)."""
 
 
 def _row(name: str) -> int:

@@ -15,7 +15,10 @@ from celo2.tasks.base import Params, lecun, unit
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConvNet:
-    """3x3 convolutions of stride 2 with ReLU, mean over positions, a linear head. One task."""
+    """3x3 convolutions of stride 2 with ReLU, mean over positions, a linear head. One task.
+
+    A kernel is held as the matrix (taps * in, out) that multiplies patches, so an optimizer of matrices sees one, not nine.
+    """
 
     images: jax.Array  # (n, height, width, channels) uint8
     labels: jax.Array  # (n,)
@@ -31,7 +34,7 @@ class ConvNet:
         params = {"head.w": lecun(head_key, (widths[-1], CLASSES)), "head.b": jnp.zeros(CLASSES)}
         for i, layer_key in enumerate(keys):
             # sqrt(2): the ReLU halves the variance, and without any normalisation three layers of it would fade
-            params[f"conv{i}.w"] = jnp.sqrt(2.0) * lecun(layer_key, (3, 3, *widths[i : i + 2]))
+            params[f"conv{i}.w"] = jnp.sqrt(2.0) * lecun(layer_key, (9 * widths[i], widths[i + 1]))
             params[f"conv{i}.b"] = jnp.zeros(widths[i + 1])
         return params
 
@@ -43,7 +46,7 @@ class ConvNet:
         h, labels = batch
         h = 4 * (h - 0.5)  # of variance about 1
         for i in range(len(self.widths)):
-            h = _patches(h) @ params[f"conv{i}.w"].reshape(-1, self.widths[i])
+            h = _patches(h) @ params[f"conv{i}.w"]
             h = jax.nn.relu(h + params[f"conv{i}.b"])
         logits = h.mean((1, 2)) @ params["head.w"] + params["head.b"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
