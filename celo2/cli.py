@@ -147,7 +147,7 @@ class Data:
             command.check_all(self.names, self.path, console)
         else:
             if not self.names:
-                raise InputError(f"celo2 data get needs a name; take some of {', '.join(command.NAMES)}")
+                raise InputError(f"data get needs a name; take some of {', '.join(command.NAMES)}")
             for name in self.names:
                 command.get(name, console)
 
