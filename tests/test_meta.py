@@ -50,7 +50,7 @@ def test_the_inner_loop_is_the_rule_and_adam(orthogonalize):
     first, second = np.zeros(3), np.zeros(3)
     w, b = np.array(params["w"], np.float64), np.array(params["b"], np.float64)
     for t, key in enumerate(keys):
-        batch = FAMILY.batch(key, trajectory.task)
+        batch = FAMILY.batch(jax.random.split(key)[0], trajectory.task)
         loss, g = jax.value_and_grad(FAMILY.loss)(
             {"w": jnp.asarray(w, jnp.float32), "b": jnp.asarray(b, jnp.float32)}, trajectory.task, batch
         )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from celo2.data.offline import offline_sets
+from celo2.tasks.base import Split
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.reparametrize import Reparametrize
 
@@ -85,8 +86,20 @@ def test_the_network_has_the_published_size(sets):
 
 def test_batches_come_from_the_task_without_its_padding(sets):
     family = ImageMLP.of(sets)
-    images, labels = family.batch(jax.random.key(0), 1)
+    images, labels = family.batch(jax.random.key(0), (1, Split.draw(jax.random.key(1), None, len(sets[1].labels))))
     rows = {row.tobytes() for row in sets[1].images}
     assert all(np.asarray(row).tobytes() in rows for row in images)
     assert images.shape == (64, 64)
     assert labels.shape == (64,)
+
+
+def test_a_split_trains_on_its_window_and_holds_out_the_rest():
+    split = Split.draw(jax.random.key(4), 100, 400)
+    train, held_out = (set(np.asarray(f(jax.random.key(0), 5000)).tolist()) for f in (split.train, split.held_out))
+    assert len(train) == 100
+    assert train | held_out == set(range(400))
+    assert not train & held_out
+    ring = sorted(train)
+    assert sum(b - a != 1 for a, b in zip(ring, ring[1:], strict=False)) <= 1, "a window of a ring"
+    everything = Split.draw(jax.random.key(4), None, 50)
+    assert len(set(np.asarray(everything.held_out(jax.random.key(0), 2000)).tolist())) == 50

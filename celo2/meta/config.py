@@ -34,6 +34,8 @@ class MetaConfig:
     """Image sets: the four that need no download, or MNIST, Fashion-MNIST, CIFAR-10 and street digits; all at 8x8 grey."""
     families: tuple[str, ...] = ("mlp",)
     """Networks on those images: see `celo2.meta.families`."""
+    train_size: int | None = None
+    """Images that a task trains on, a window of its set; None: all."""
     start: Literal["random", "muon-0.3", "muon-1", "adam"] = "random"
     """Theta at first: see `celo2.meta.starts`."""
     odd: bool = False

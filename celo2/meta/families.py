@@ -18,29 +18,29 @@ from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.reparametrize import Reparametrize
 
 
-def _mlp(sets: Sequence[LabelledSet]) -> TaskFamily:
+def _mlp(sets: Sequence[LabelledSet], train_size: int | None) -> TaskFamily:
     """64-32-10, as published."""
-    return ImageMLP.of(sets)
+    return ImageMLP.of(sets, train_size=train_size)
 
 
-def _deep_mlp(sets: Sequence[LabelledSet]) -> TaskFamily:
+def _deep_mlp(sets: Sequence[LabelledSet], train_size: int | None) -> TaskFamily:
     """64-32-32-32-10."""
-    return ImageMLP.of(sets, hidden=(32, 32, 32))
+    return ImageMLP.of(sets, hidden=(32, 32, 32), train_size=train_size)
 
 
-def _autoencoder(sets: Sequence[LabelledSet]) -> TaskFamily:
+def _autoencoder(sets: Sequence[LabelledSet], train_size: int | None) -> TaskFamily:
     """64-32-8-32-64 on the images of all sets, as many of each."""
     least = min(len(s.images) for s in sets)
-    return Autoencoder(jnp.asarray(np.concatenate([s.images[:least] for s in sets])), (32, 8), 64)
+    return Autoencoder(jnp.asarray(np.concatenate([s.images[:least] for s in sets])), (32, 8), 64, train_size)
 
 
-def _conv(sets: Sequence[LabelledSet]) -> TaskFamily:
+def _conv(sets: Sequence[LabelledSet], train_size: int | None) -> TaskFamily:
     """Two convolutions of 8 and 16 channels and a linear head, on the third set: photos, or CIFAR-10."""
     images = sets[2].images.reshape(-1, SIZE, SIZE, 1)
-    return ConvNet(jnp.asarray(images), jnp.asarray(sets[2].labels, jnp.int32), (8, 16), 32)
+    return ConvNet(jnp.asarray(images), jnp.asarray(sets[2].labels, jnp.int32), (8, 16), 32, train_size)
 
 
-FAMILIES: dict[str, Callable[[Sequence[LabelledSet]], TaskFamily]] = {
+FAMILIES: dict[str, Callable[[Sequence[LabelledSet], int | None], TaskFamily]] = {
     "mlp": _mlp,
     "deep-mlp": _deep_mlp,
     "autoencoder": _autoencoder,
@@ -58,4 +58,4 @@ def task_families(config: MetaConfig, sets: Sequence[LabelledSet]) -> list[TaskF
     if unknown or not config.families:
         raise InputError(f"families is {config.families}; take some of {', '.join(FAMILIES)}")
     alpha, granularity = config.augmentation.alpha, config.augmentation.granularity
-    return [Reparametrize(FAMILIES[name](sets), *alpha, granularity) for name in config.families]
+    return [Reparametrize(FAMILIES[name](sets, config.train_size), *alpha, granularity) for name in config.families]

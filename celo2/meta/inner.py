@@ -39,6 +39,8 @@ class InnerLoop:
     """Whether trajectories first start at step counters of their own, so that they do not all end at once."""
     weighting: Literal["uniform", "linear"] = "uniform"
     """Weight of a step in the meta-loss over the horizon: all equal, or growing from 0 to 2."""
+    held_out: bool = False
+    """Take the meta-loss on batches that the network does not train on, instead of on its training batches."""
     loss_ceiling: float = 1.5 * 2.302585
     """The meta-loss of a step is clipped here, 1.5 ln(classes): a network that diverged is bad, not infinitely bad."""
 
@@ -70,7 +72,7 @@ class Steps(NamedTuple):
     """What an unroll reports of each inner step; leading axis (steps,)."""
 
     loss: jax.Array
-    """Training loss before the update, clipped: see `clipped`."""
+    """Before the update, on the training batch or on one held out; clipped: see `clipped`."""
     weight: jax.Array
     """Of the step in the meta-loss."""
     ended: jax.Array
@@ -149,7 +151,10 @@ def unroll(
         trajectory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, trajectory)
         ended = ended | ends
         task, params = trajectory.task, trajectory.params
-        loss, grads = jax.value_and_grad(family.loss)(params, task, family.batch(key, task))
+        batch_key, held_out_key = jax.random.split(key)
+        loss, grads = jax.value_and_grad(family.loss)(params, task, family.batch(batch_key, task))
+        if loop.held_out:
+            loss = family.loss(params, task, family.held_out(held_out_key, task))
         steps, statistics = directions(loop, theta, params, trajectory.statistics, grads)
         progress = (trajectory.step + 0.5) / trajectory.horizon
         rate = trajectory.learning_rate * (warmup_cosine(progress) if loop.cosine else 1.0)

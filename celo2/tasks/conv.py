@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from celo2.data.images import CLASSES
-from celo2.tasks.base import Params, lecun, unit
+from celo2.tasks.base import Params, Split, lecun, unit
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConvNet:
-    """3x3 convolutions of stride 2 with ReLU, mean over positions, a linear head. One task.
+    """3x3 convolutions of stride 2 with ReLU, mean over positions, a linear head. A task is a split of the images.
 
     A kernel is held as the matrix (taps * in, out) that multiplies patches, so an optimizer of matrices sees one, not nine.
     """
@@ -24,11 +24,12 @@ class ConvNet:
     labels: jax.Array  # (n,)
     widths: tuple[int, ...] = dataclasses.field(default=(16, 32, 64), metadata={"static": True})
     batch_size: int = dataclasses.field(default=64, metadata={"static": True})
+    train_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
-    def sample(self, key: jax.Array) -> jax.Array:
-        return jnp.zeros(())
+    def sample(self, key: jax.Array) -> Split:
+        return Split.draw(key, self.train_size, len(self.images))
 
-    def init(self, key: jax.Array, task: jax.Array) -> Params:
+    def init(self, key: jax.Array, task: Split) -> Params:
         widths = (self.images.shape[-1], *self.widths)
         *keys, head_key = jax.random.split(key, len(widths))
         params = {"head.w": lecun(head_key, (widths[-1], CLASSES)), "head.b": jnp.zeros(CLASSES)}
@@ -38,11 +39,16 @@ class ConvNet:
             params[f"conv{i}.b"] = jnp.zeros(widths[i + 1])
         return params
 
-    def batch(self, key: jax.Array, task: jax.Array) -> tuple[jax.Array, jax.Array]:
-        index = jax.random.randint(key, (self.batch_size,), 0, len(self.labels))
+    def batch(self, key: jax.Array, task: Split) -> tuple[jax.Array, jax.Array]:
+        return self._examples(task.train(key, self.batch_size))
+
+    def held_out(self, key: jax.Array, task: Split) -> tuple[jax.Array, jax.Array]:
+        return self._examples(task.held_out(key, self.batch_size))
+
+    def _examples(self, index: jax.Array) -> tuple[jax.Array, jax.Array]:
         return unit(self.images[index]), self.labels[index]
 
-    def loss(self, params: Params, task: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def loss(self, params: Params, task: Split, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         h, labels = batch
         h = 4 * (h - 0.5)  # of variance about 1
         for i in range(len(self.widths)):

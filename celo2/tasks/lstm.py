@@ -44,6 +44,10 @@ class ByteLSTM:
         starts = jax.random.randint(key, (self.batch_size, 1), 0, len(self.text) - self.context - 1)
         return self.text[starts + jnp.arange(self.context + 1)].astype(jnp.int32)
 
+    def held_out(self, key: jax.Array, task: jax.Array) -> jax.Array:
+        """Other windows of the same text."""
+        return self.batch(key, task)
+
     def loss(self, params: Params, task: jax.Array, batch: jax.Array) -> jax.Array:
         gates = ("input", "forget", "cell", "output")
         x, h, b = (jnp.concatenate([params[f"lstm.{gate}_{kind}"] for gate in gates], -1) for kind in "xhb")

@@ -41,6 +41,9 @@ class Reparametrize:
     def batch(self, key: jax.Array, task: tuple[Any, Params]) -> Any:
         return self.family.batch(key, task[0])
 
+    def held_out(self, key: jax.Array, task: tuple[Any, Params]) -> Any:
+        return self.family.held_out(key, task[0])
+
     def loss(self, params: Params, task: tuple[Any, Params], batch: Any) -> jax.Array:
         inner, alphas = task
         return self.family.loss({name: alphas[name] * w for name, w in params.items()}, inner, batch)

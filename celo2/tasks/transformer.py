@@ -50,6 +50,10 @@ class ByteTransformer:
         starts = jax.random.randint(key, (self.batch_size, 1), 0, len(self.text) - self.context - 1)
         return self.text[starts + jnp.arange(self.context + 1)].astype(jnp.int32)
 
+    def held_out(self, key: jax.Array, task: jax.Array) -> jax.Array:
+        """Other windows of the same text."""
+        return self.batch(key, task)
+
     def loss(self, params: Params, task: jax.Array, batch: jax.Array) -> jax.Array:
         tokens, targets = batch[:, :-1], batch[:, 1:]
         h = params["token_embedding"][tokens] + params["position_embedding"]
