@@ -27,6 +27,7 @@ from celo2.data.offline import offline_sets
 from celo2.meta import inner
 from celo2.meta.estimators.base import first_starts, starts
 from celo2.rule import Accumulators, Weights
+from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.mlp import ImageMLP
 from celo2.theta import Theta
 from celo2.views import MatrixAxes, pieces
@@ -93,7 +94,7 @@ def seconds(run: Callable[[], Any]) -> float:
 
 def measure(count: int) -> dict[str, float]:
     """Inner steps a second of both, forward and with gradients, at so many trajectories."""
-    family = ImageMLP.of(offline_sets(0, 2048))
+    family = ImageMLP(ImageSets.of(offline_sets(0, 2048)))
     theta = Weights(*map(jnp.asarray, Theta.random(0).weights))
     trajectories = first_starts(LOOP, family, jax.random.key(0), count)
     fresh = starts(LOOP, family, jax.random.key(1), count)

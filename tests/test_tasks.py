@@ -1,11 +1,16 @@
 """Protects what theta is learned on: sets there without a network that are what they say, and augmentation as it should be."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
 
+from celo2.data.images import LabelledSet
 from celo2.data.offline import offline_sets
-from celo2.tasks.base import Split
+from celo2.meta.families import FAMILIES
+from celo2.tasks.conv import _patches
+from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.reparametrize import Reparametrize
 
@@ -56,7 +61,7 @@ def test_an_edge_has_the_orientation_of_its_label():
 @pytest.mark.parametrize("granularity", ["network", "tensor", "entry"])
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 10.0, 1e3])
 def test_reparametrisation_keeps_the_function(sets, alpha, granularity):
-    plain = ImageMLP.of(sets)
+    plain = ImageMLP(ImageSets.of(sets))
     family = Reparametrize(plain, alpha, alpha, granularity)
     key, batch_key = jax.random.split(jax.random.key(0))
     task = family.sample(key)
@@ -70,7 +75,7 @@ def test_reparametrisation_keeps_the_function(sets, alpha, granularity):
 def test_alphas_are_drawn_for_the_network_the_tensor_or_the_entry(sets):
     drawn = {}
     for granularity in ("network", "tensor", "entry"):
-        family = Reparametrize(ImageMLP.of(sets), 1e-3, 1e3, granularity)
+        family = Reparametrize(ImageMLP(ImageSets.of(sets)), 1e-3, 1e3, granularity)
         alphas = family.sample(jax.random.key(0))[1]
         drawn[granularity] = len({float(x) for a in alphas.values() for x in np.ravel(a)})
     assert drawn["network"] == 1
@@ -79,27 +84,76 @@ def test_alphas_are_drawn_for_the_network_the_tensor_or_the_entry(sets):
 
 
 def test_the_network_has_the_published_size(sets):
-    family = ImageMLP.of(sets)
+    family = ImageMLP(ImageSets.of(sets))
     params = family.init(jax.random.key(0), family.sample(jax.random.key(1)))
     assert sum(p.size for p in params.values()) == 2410
 
 
 def test_batches_come_from_the_task_without_its_padding(sets):
-    family = ImageMLP.of(sets)
-    images, labels = family.batch(jax.random.key(0), (1, Split.draw(jax.random.key(1), None, len(sets[1].labels))))
+    data = ImageSets.of(sets)
+    task = data.sample(jax.random.key(0))._replace(index=1, train_size=COUNT)
+    images, labels = data.batch(jax.random.key(0), task)
     rows = {row.tobytes() for row in sets[1].images}
     assert all(np.asarray(row).tobytes() in rows for row in images)
     assert images.shape == (64, 64)
     assert labels.shape == (64,)
 
 
-def test_a_split_trains_on_its_window_and_holds_out_the_rest():
-    split = Split.draw(jax.random.key(4), 100, 400)
-    train, held_out = (set(np.asarray(f(jax.random.key(0), 5000)).tolist()) for f in (split.train, split.held_out))
+@pytest.fixture
+def counted():
+    """Images that say their own number in pixel 0, and nothing in the other 63."""
+    images = np.zeros((400, 64), np.float32)
+    images[:, 0] = np.arange(400) / 400
+    return [LabelledSet("counted", images, np.arange(400) % 10)]
+
+
+def numbers(batch):
+    return set(np.round(np.asarray(batch.images[:, 0]) * 400).astype(int).tolist())
+
+
+def test_a_split_trains_on_its_window_and_holds_out_the_rest(counted):
+    data = ImageSets.of(counted, batch_size=5000, train_size=100)
+    task = data.sample(jax.random.key(4))
+    train, held_out = (numbers(f(jax.random.key(0), task)) for f in (data.batch, data.held_out))
     assert len(train) == 100
     assert train | held_out == set(range(400))
     assert not train & held_out
     ring = sorted(train)
-    assert sum(b - a != 1 for a, b in zip(ring, ring[1:], strict=False)) <= 1, "a window of a ring"
-    everything = Split.draw(jax.random.key(4), None, 50)
-    assert len(set(np.asarray(everything.held_out(jax.random.key(0), 2000)).tolist())) == 50
+    assert sum(b - a != 1 for a, b in itertools.pairwise(ring)) <= 1, "a window of a ring"
+    everything = ImageSets.of(counted, batch_size=5000)
+    assert len(numbers(everything.held_out(jax.random.key(0), everything.sample(jax.random.key(4))))) == 400
+
+
+def test_rare_inputs_are_shown_as_often_as_the_task_says(counted):
+    counted[0].images[:] = 1
+    data = ImageSets.of(counted, batch_size=20_000, rare_inputs=1.0)
+    task = data.sample(jax.random.key(1))
+    rare = task.shown < 1
+    assert 0 < rare.sum() < 64
+    assert ((task.shown >= 0.99e-3) & (task.shown <= 0.301))[rare].all()
+    seen = data.batch(jax.random.key(0), task).images.mean(0)
+    np.testing.assert_allclose(seen, task.shown, atol=0.02)
+
+
+@pytest.mark.parametrize("family", ["mlp", "deep-mlp", "autoencoder", "conv"])
+def test_every_family_learns_by_plain_gradient_descent(sets, family):
+    """What all of them promise: a finite loss with a gradient that lowers it, on the images as they are."""
+    made = FAMILIES[family](ImageSets.of(sets))
+    key = jax.random.key(0)
+    task = made.sample(key)
+    params, batch = made.init(key, task), made.batch(key, task)
+    loss = jax.jit(jax.value_and_grad(lambda p: made.loss(p, task, batch)))
+    first, _ = loss(params)
+    for _ in range(30):
+        _, grads = loss(params)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    assert np.isfinite(first)
+    assert loss(params)[0] < 0.98 * first
+
+
+def test_a_convolution_by_patches_is_a_convolution():
+    """Against XLA's own, 3x3, stride 2, same padding."""
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
+    expected = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(_patches(x) @ kernel.reshape(27, 5), expected, atol=1e-5)

@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from celo2.data.images import Images, load
+from celo2.data.images import LabelledSet, load
 from celo2.data.text import standard_library
 from celo2.errors import InputError
 from celo2.tasks.autoencoder import Autoencoder
 from celo2.tasks.base import TaskFamily
 from celo2.tasks.conv import ConvNet
+from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.lstm import ByteLSTM
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.transformer import ByteTransformer
@@ -55,32 +56,27 @@ def _byte_lstm(steps: int) -> Problem:
 
 
 def _fashion_mlp(steps: int) -> Problem:
-    data = load("fashion-mnist")
-
-    def family(part: Images) -> ImageMLP:
-        return ImageMLP.of([_flat(data.name, part)], hidden=(128, 128), batch_size=128)
-
-    return Problem("fashion-mlp", family(data.train), family(data.held_out), steps)
+    train, held_out = (ImageMLP(part, (128, 128)) for part in _image_sets("fashion-mnist", 128))
+    return Problem("fashion-mlp", train, held_out, steps)
 
 
 def _autoencoder(steps: int) -> Problem:
-    data = load("mnist")
-    train, held_out = (Autoencoder(jnp.asarray(_flat(data.name, part).images)) for part in (data.train, data.held_out))
+    train, held_out = (Autoencoder(part) for part in _image_sets("mnist", 128))
     return Problem("mnist-autoencoder", train, held_out, steps)
 
 
 def _cifar_conv(steps: int) -> Problem:
-    data = load("cifar10")
-    train, held_out = (
-        ConvNet(jnp.asarray(part.images), jnp.asarray(part.labels, jnp.int32)) for part in (data.train, data.held_out)
-    )
+    train, held_out = (ConvNet(part, channels=3) for part in _image_sets("cifar10", 64))
     return Problem("cifar10-conv", train, held_out, steps)
 
 
-def _flat(name: str, part: Images) -> Any:
-    from celo2.data.images import LabelledSet
-
-    return LabelledSet(name, part.images.reshape(len(part.images), -1), part.labels)
+def _image_sets(name: str, batch_size: int) -> tuple[ImageSets, ImageSets]:
+    """The images to train on and those held out, as they are."""
+    train, held_out = (
+        ImageSets.of([LabelledSet(name, part.images.reshape(len(part.images), -1), part.labels)], batch_size)
+        for part in load(name)[1:]
+    )
+    return train, held_out
 
 
 VALIDATION: dict[str, tuple[Callable[[int], Problem], int]] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from celo2.bench.optimizers import TUNED, Settings
+from celo2.bench.optimizers import TUNED, Settings, Tuned
 from celo2.bench.problems import VALIDATION, Problem, problem
 from celo2.errors import InputError
 from celo2.theta import Theta
@@ -100,12 +100,12 @@ class Runs:
         os.replace(temporary, self._path)
 
 
-def tune(runs: Runs, problem: Problem, contender: Contender, seeds: int) -> Score:
-    """The best settings on seed 0, then all seeds with them.
+def tune(runs: Runs, problem: Problem, contender: Contender, seeds: int, tuned: Tuned | None = None) -> Score:
+    """The best settings on seed 0, then all seeds with them; over the optimizer's grid in TUNED, or another.
 
     The grid of rates is extended by factors of two at the side where the best lies on its edge, for each other setting.
     """
-    tuned = TUNED[contender.optimizer]
+    tuned = tuned or TUNED[contender.optimizer]
     best: tuple[float, Settings] = (math.inf, {})
     for other in tuned.grid:
         losses: dict[float, float] = {}
@@ -127,6 +127,25 @@ def tune(runs: Runs, problem: Problem, contender: Contender, seeds: int) -> Scor
         best = min(best, (losses[rate], {"learning_rate": rate, **other}), key=lambda x: x[0])
     settings = best[1] or {"learning_rate": tuned.rates[0], **tuned.grid[0]}
     return Score(settings, tuple(runs.loss(problem, contender, settings, seed) for seed in range(seeds)))
+
+
+MULTIPLIER = {
+    "byte-transformer": 20.0,
+    "cifar10-conv": 5.0,
+    "fashion-mlp": 5.0,
+    "mnist-autoencoder": 20.0,
+    "byte-lstm": 5.0,
+}
+"""Of AdamW's rate, by problem: Muon's best, at which thetas are screened."""
+
+
+def screen(contender: Contender, out: Path, seeds: int = 3) -> dict[str, Score]:
+    """A cheaper score for a search: two rates and more where the best is on the edge, AdamW's multiplier fixed."""
+    runs, scores = Runs(out / "screening.jsonl"), {}
+    for name, multiplier in MULTIPLIER.items():
+        grid = dataclasses.replace(TUNED[contender.optimizer], rates=(2e-3, 4e-3), grid=({"adamw_lr_multiplier": multiplier},))
+        scores[name] = tune(runs, problem(name), contender, seeds, grid)
+    return scores
 
 
 def validate(

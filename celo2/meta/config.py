@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from celo2.errors import InputError
 from celo2.meta.estimators import ES, PES, Unrolled
@@ -15,12 +16,14 @@ from celo2.tasks.reparametrize import Granularity
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Reparametrisation of the tasks: see `celo2.tasks.reparametrize`."""
+    """What is done to the tasks: reparametrisation (see `celo2.tasks.reparametrize`) and rare inputs."""
 
     alpha: tuple[float, float] = (0.1, 10.0)
     """Range of the scale, log-uniform (the paper's is 1e-3..1e3); (1, 1) turns it off."""
     granularity: Granularity = "network"
     """What one draw is for."""
+    rare_inputs: float = 0.0
+    """Largest fraction of a task's pixels that are shown only now and then: see `celo2.tasks.image_sets`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,3 +86,30 @@ def preset(name: str) -> MetaConfig:
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}: take one of {', '.join(PRESETS)}")
     return PRESETS[name](MetaConfig())
+
+
+ESTIMATORS = {kind.__name__: kind for kind in (Unrolled, PES, ES)}
+
+
+def from_settings(settings: Mapping[str, Any], config: MetaConfig = MetaConfig()) -> MetaConfig:
+    """`config` with changes by dotted names, as checkpoints and experiments write them: {"inner.cosine": true}.
+
+    Raises:
+        InputError: a name that no configuration has, or an unknown estimator.
+    """
+    if "estimator" in settings:
+        if settings["estimator"] not in ESTIMATORS:
+            raise InputError(f"unknown estimator {settings['estimator']!r}: take one of {', '.join(ESTIMATORS)}")
+        config = replace(config, estimator=ESTIMATORS[settings["estimator"]]())
+    for name, value in settings.items():
+        if name != "estimator":
+            config = _changed(config, name.split("."), name, tuple(value) if isinstance(value, list) else value)
+    return config
+
+
+def _changed(part: Any, path: list[str], name: str, value: Any) -> Any:
+    """A dataclass with the field at the end of `path` replaced."""
+    first, *rest = path
+    if not dataclasses.is_dataclass(part) or first not in {field.name for field in dataclasses.fields(part)}:
+        raise InputError(f"no configuration has a setting {name!r}; look at celo2.meta.config")
+    return replace(part, **{first: _changed(getattr(part, first), rest, name, value) if rest else value})  # type: ignore[type-var]

@@ -1,35 +1,83 @@
-"""The search for the recipe, as data: what was asked, and the configuration that answers it."""
+"""The search for the recipe: one JSON file an experiment, with its question, its configuration, and in the end its scores."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import replace
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from celo2.meta.config import MetaConfig, preset
-from celo2.meta.estimators import Unrolled
+from rich.console import Console
+from rich.table import Table
+
+from celo2.bench.validation import Contender, screen
+from celo2.errors import InputError
+from celo2.meta.command import train_theta
+from celo2.meta.config import MetaConfig, from_settings
+from celo2.theta import load_theta
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One meta-training run of the search, short enough that many can be afforded: 150 outer steps unless it says more."""
+    """One file of the folder."""
 
+    name: str
     question: str
-    config: MetaConfig
+    settings: Mapping[str, Any]
+    """What differs from `MetaConfig()`, by dotted names; empty for a theta that was written by hand."""
+    result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Minutes, identity of theta, and held-out losses over seeds by problem; empty while it was not run."""
+
+    @property
+    def config(self) -> MetaConfig:
+        """The whole configuration."""
+        return from_settings(self.settings)
 
 
-RECIPE = replace(preset("celo2"), outer_iterations=150)
-LOOP = RECIPE.inner
-UNROLLED = Unrolled(4, 50, 0.01)
+def read(folder: Path) -> dict[str, Experiment]:
+    """All experiments of a folder, in the order of their names.
+
+    Raises:
+        InputError: no such folder, or a file that is no experiment.
+    """
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise InputError(f"{folder} holds no experiments; run from a checkout, or give --folder")
+    found = {}
+    for path in paths:
+        try:
+            found[path.stem] = Experiment(path.stem, **json.loads(path.read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise InputError(f"{path} is no experiment ({error}); it needs question, settings and perhaps result") from error
+    return found
 
 
-def _loop(question: str, **changes: object) -> Experiment:
-    return Experiment(question, replace(RECIPE, inner=replace(LOOP, **changes)))
+def run(experiment: Experiment, folder: Path, runs: Path, console: Console) -> Experiment:
+    """Train (or go on training), score by screening, and write the result into the experiment's file."""
+    theta = train_theta(experiment.name, experiment.config, runs / experiment.name, console)
+    with console.status(f"screening {experiment.name}"):
+        scores = screen(Contender(experiment.name, "celo2", theta), runs)
+    minutes = load_theta(runs / experiment.name / "theta.safetensors").provenance["minutes"]
+    result = {"minutes": minutes, "theta": theta.identity, "losses": {p: list(s.losses) for p, s in scores.items()}}
+    done = dataclasses.replace(experiment, result=result)
+    content = {"question": done.question, "settings": dict(done.settings), "result": result}
+    path = folder / f"{experiment.name}.json"
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+    return done
 
 
-def _recipe(question: str, **changes: object) -> Experiment:
-    return Experiment(question, replace(RECIPE, **changes))
-
-
-EXPERIMENTS = {
-    "recipe": _recipe("the recipe, short"),
-}
+def table(experiments: Sequence[Experiment], baseline: Mapping[str, float]) -> Table:
+    """Ratios of held-out losses (mean over seeds) to the best tuned baseline's, the lowest mean first."""
+    out = Table("experiment", "asks", "minutes", *baseline, "mean", caption="held-out loss over that of the better baseline")
+    rows = []
+    for e in experiments:
+        if e.result:
+            ratios = {p: sum(losses) / len(losses) / baseline[p] for p, losses in e.result["losses"].items()}
+            rows.append((sum(ratios.values()) / len(ratios), e, ratios))
+    for mean, e, ratios in sorted(rows, key=lambda row: row[0]):
+        out.add_row(e.name, e.question, str(e.result["minutes"]), *(f"{ratios[p]:.3f}" for p in baseline), f"{mean:.4f}")
+    return out

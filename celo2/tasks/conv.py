@@ -1,36 +1,37 @@
-"""A small convolutional classifier of 32x32 colour images."""
+"""A small convolutional classifier of square images."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from celo2.data.images import CLASSES
-from celo2.tasks.base import Params, Split, lecun, unit
+from celo2.tasks.base import Params, lecun
+from celo2.tasks.image_sets import Examples, ImageSets, ImageTask
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConvNet:
-    """3x3 convolutions of stride 2 with ReLU, mean over positions, a linear head. A task is a split of the images.
+    """3x3 convolutions of stride 2 with ReLU, mean over positions, a linear head; the loss is the
+    cross-entropy in nats.
 
     A kernel is held as the matrix (taps * in, out) that multiplies patches, so an optimizer of matrices sees one, not nine.
     """
 
-    images: jax.Array  # (n, height, width, channels) uint8
-    labels: jax.Array  # (n,)
+    data: ImageSets
+    channels: int = dataclasses.field(default=1, metadata={"static": True})
     widths: tuple[int, ...] = dataclasses.field(default=(16, 32, 64), metadata={"static": True})
-    batch_size: int = dataclasses.field(default=64, metadata={"static": True})
-    train_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
-    def sample(self, key: jax.Array) -> Split:
-        return Split.draw(key, self.train_size, len(self.images))
+    def sample(self, key: jax.Array) -> ImageTask:
+        return self.data.sample(key)
 
-    def init(self, key: jax.Array, task: Split) -> Params:
-        widths = (self.images.shape[-1], *self.widths)
+    def init(self, key: jax.Array, task: ImageTask) -> Params:
+        widths = (self.channels, *self.widths)
         *keys, head_key = jax.random.split(key, len(widths))
         params = {"head.w": lecun(head_key, (widths[-1], CLASSES)), "head.b": jnp.zeros(CLASSES)}
         for i, layer_key in enumerate(keys):
@@ -39,23 +40,19 @@ class ConvNet:
             params[f"conv{i}.b"] = jnp.zeros(widths[i + 1])
         return params
 
-    def batch(self, key: jax.Array, task: Split) -> tuple[jax.Array, jax.Array]:
-        return self._examples(task.train(key, self.batch_size))
+    def batch(self, key: jax.Array, task: ImageTask) -> Examples:
+        return self.data.batch(key, task)
 
-    def held_out(self, key: jax.Array, task: Split) -> tuple[jax.Array, jax.Array]:
-        return self._examples(task.held_out(key, self.batch_size))
+    def held_out(self, key: jax.Array, task: ImageTask) -> Examples:
+        return self.data.held_out(key, task)
 
-    def _examples(self, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return unit(self.images[index]), self.labels[index]
-
-    def loss(self, params: Params, task: Split, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-        h, labels = batch
-        h = 4 * (h - 0.5)  # of variance about 1
+    def loss(self, params: Params, task: ImageTask, batch: Examples) -> jax.Array:
+        side = math.isqrt(self.data.pixels // self.channels)
+        h = 4 * (batch.images.reshape(-1, side, side, self.channels) - 0.5)  # of variance about 1
         for i in range(len(self.widths)):
-            h = _patches(h) @ params[f"conv{i}.w"]
-            h = jax.nn.relu(h + params[f"conv{i}.b"])
+            h = jax.nn.relu(_patches(h) @ params[f"conv{i}.w"] + params[f"conv{i}.b"])
         logits = h.mean((1, 2)) @ params["head.w"] + params["head.b"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
 
 
 def _patches(x: jax.Array) -> jax.Array:
