@@ -68,7 +68,7 @@ class MetaTrain:
     """Meta-train a theta from nothing. Interrupt it at any time; the same command goes on where it was."""
 
     preset: str = "celo2"
-    """One of quick (about five minutes on two cores), celo2, celo2-base."""
+    """One of celo2, celo2-offline (no download), quick (a quarter of that), celo2-base, paper (PES, as published)."""
     out: Path | None = None
     """Folder of checkpoint, metrics and theta.safetensors; by default runs/meta-PRESET."""
     seed: int = 0
@@ -124,6 +124,29 @@ class Validate:
         from celo2.bench.command import run_validation
 
         run_validation(self.thetas, self.problems, self.seeds, self.longer, self.jobs, self.out, console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiments:
+    """Print the table of the recorded experiments, or run some of them."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Experiments to run (or go on with) and record; none: only print."""
+    folder: Path = Path("experiments")
+    """Where their files are."""
+    runs: Path = Path("runs/experiments")
+    """Where they run."""
+
+    def __call__(self, console: Console) -> None:
+        """Run and print."""
+        from celo2.meta import experiments
+
+        found = experiments.read(self.folder)
+        for name in self.names:
+            if name not in found:
+                raise InputError(f"unknown experiment {name!r}: take some of {', '.join(found)}")
+            found[name] = experiments.run(found[name], self.folder, self.runs, console)
+        console.print(experiments.table(list(found.values())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,10 +211,11 @@ COMMANDS: dict[str, type] = {
     "train": Train,
     "meta-train": MetaTrain,
     "validate": Validate,
+    "experiments": Experiments,
     "data": Data,
     "routing": Routing,
 }
-EXTRAS = {"train": "bench", "meta-train": "meta", "validate": "meta", "data": "meta", "routing": "torch"}
+EXTRAS = {"train": "bench", "meta-train": "meta", "validate": "meta", "experiments": "meta", "data": "meta", "routing": "torch"}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -59,22 +60,55 @@ class MetaConfig:
     """Of theta, decoupled."""
 
 
-def quick(config: MetaConfig) -> MetaConfig:
-    """A usable theta in about five minutes on two cores."""
-    return replace(config, outer_iterations=600)
-
-
 def celo2(config: MetaConfig) -> MetaConfig:
-    """The rule that ships as `celo2`."""
-    return config
+    """The recipe of the theta that ships as `celo2`; docs/meta-training.md says why."""
+    return replace(
+        config,
+        inner=InnerLoop(learning_rate=(2e-3, 2e-2), cosine=True, horizon=(200, 500), weighting="linear", held_out=True),
+        estimator=Unrolled(trajectories=8, truncation_length=50, trajectory_clip=0.01),
+        augmentation=Augmentation(alpha=(1.0, 1.0)),
+        tasks="published",
+        families=("mlp", "autoencoder", "conv"),
+        train_size=2000,
+        start="muon-1",
+        odd=True,
+        outer_iterations=600,
+        learning_rate=2e-3,
+        final_learning_rate=2e-5,
+    )
+
+
+def celo2_offline(config: MetaConfig) -> MetaConfig:
+    """The same on image sets that need no download."""
+    return replace(celo2(config), tasks="offline")
+
+
+def quick(config: MetaConfig) -> MetaConfig:
+    """A quarter of it, without any download."""
+    return replace(celo2_offline(config), outer_iterations=150)
 
 
 def celo2_base(config: MetaConfig) -> MetaConfig:
-    """The rule that ships as `celo2-base`: no Newton-Schulz, and the rule on biases too."""
-    return replace(config, inner=replace(config.inner, spec=Spec(orthogonalize=False)))
+    """The recipe without Newton-Schulz and with the rule on vectors too, from Adam's direction: ships as `celo2-base`."""
+    config = celo2(config)
+    return replace(config, inner=replace(config.inner, spec=Spec(orthogonalize=False)), start="adam")
 
 
-PRESETS = {"quick": quick, "celo2": celo2, "celo2-base": celo2_base}
+def paper(config: MetaConfig) -> MetaConfig:
+    """The published recipe, but for the length: PES, 8 antithetic pairs a set, alpha 1e-3..1e3, 100,000 outer steps there."""
+    return replace(
+        config,
+        estimator=PES(trajectories=32),
+        augmentation=Augmentation(alpha=(1e-3, 1e3)),
+        tasks="published",
+        learning_rate=5e-5,
+        final_learning_rate=5e-5,
+        warmup=0,
+        global_clip=math.inf,
+    )
+
+
+PRESETS = {"celo2": celo2, "celo2-offline": celo2_offline, "quick": quick, "celo2-base": celo2_base, "paper": paper}
 
 
 def preset(name: str) -> MetaConfig:
