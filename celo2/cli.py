@@ -68,13 +68,15 @@ class MetaTrain:
     """Meta-train a theta from nothing. Interrupt it at any time; the same command goes on where it was."""
 
     preset: str = "celo2"
-    """One of celo2, celo2-offline (no download), quick (a quarter of that), celo2-base, paper (PES, as published)."""
+    """One of celo2, quick (a quarter of it), celo2-published-data, celo2-base, paper (PES, as published)."""
     out: Path | None = None
     """Folder of checkpoint, metrics and theta.safetensors; by default runs/meta-PRESET."""
     seed: int = 0
     """Of everything that is drawn."""
     outer_iterations: int | None = None
     """Outer steps, in place of the preset's."""
+    trajectories: int | None = None
+    """Of each network family, in place of the preset's; a multiple of the number of devices."""
     paths: dict[str, Path] = dataclasses.field(default_factory=dict)
     """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary), svhn FOLDER (.mat)."""
     tensorboard: bool = False
@@ -98,8 +100,10 @@ class MetaTrain:
             jax.distributed.initialize(self.coordinator, self.processes, self.process)
             console.quiet = bool(self.process)  # the first one speaks
         out = self.out or Path("runs") / f"meta-{self.preset}"
-        log = {"log": tensorboard(out / "tensorboard")} if self.tensorboard else {}
-        meta_train(self.preset, out, self.seed, self.outer_iterations, self.paths, console, **log)
+        log = {"log": tensorboard(out / "tensorboard")} if self.tensorboard and not self.process else {}
+        changes = {"seed": self.seed, "outer_iterations": self.outer_iterations, "estimator.trajectories": self.trajectories}
+        given = {name: value for name, value in changes.items() if value is not None}
+        meta_train(self.preset, out, given, self.paths, console, **log)
 
 
 @dataclasses.dataclass(frozen=True)

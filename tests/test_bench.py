@@ -62,11 +62,11 @@ def test_theta_is_an_argument_of_the_run():
 
 
 def test_muons_step_has_rms_1_as_celo2s_has():
-    """Of the hidden matrix, at the peak of the schedule."""
+    """Of a hidden matrix."""
     params = {"hidden": jax.random.normal(jax.random.key(0), (64, 128))}
     for name, settings in (("muon", {"momentum": 0.9}), ("celo2", {})):
         transform = TUNED[name].build({"learning_rate": 0.01, "adamw_lr_multiplier": 5.0, **settings}, 1, CELO2.theta)
-        updates, _ = transform.update(params, transform.init(params), params, **({}))
+        updates, _ = transform.update(params, transform.init(params), params)
         rate = float(schedule(0.01, 1)(0))
         np.testing.assert_allclose(jnp.sqrt(jnp.mean(updates["hidden"] ** 2)) / rate, 1, rtol=0.2)
 
@@ -160,6 +160,8 @@ def test_settings_make_a_configuration():
     assert from_settings({}) == MetaConfig()
     with pytest.raises(InputError, match=r"no configuration has a setting 'inner.warmth'"):
         from_settings({"inner.warmth": 1})
+    with pytest.raises(InputError, match=r"inner.weighting is 'linaer'; take one of uniform, linear"):
+        from_settings({"inner.weighting": "linaer"})
     with pytest.raises(InputError, match="unknown estimator 'SPSA': take one of Unrolled, PES, ES"):
         from_settings({"estimator": "SPSA"})
 
@@ -171,5 +173,5 @@ def test_every_recorded_experiment_can_be_run_again():
     assert len(experiments) >= 10
     for experiment in experiments.values():
         assert experiment.question
-        assert experiment.config
+        assert experiment.settings is None or experiment.config
         assert set(experiment.result["losses"]) == set(validation.MULTIPLIER)

@@ -260,7 +260,9 @@ def test_another_configuration_is_refused_with_the_difference_named(tmp_path):
 
 
 def test_presets():
-    assert set(PRESETS) == {"celo2", "celo2-offline", "quick", "celo2-base", "paper"}
+    assert set(PRESETS) == {"celo2", "quick", "celo2-published-data", "celo2-base", "paper"}
     assert not preset("celo2-base").inner.spec.orthogonalize
-    with pytest.raises(InputError, match="unknown preset 'slow': take one of quick, celo2, celo2-base"):
+    with pytest.raises(
+        InputError, match="unknown preset 'slow': take one of celo2, quick, celo2-published-data, celo2-base, paper"
+    ):
         preset("slow")

@@ -25,6 +25,8 @@ def run_validation(
     for name, value in (("seeds", seeds), ("longer", longer), ("jobs", jobs)):
         if value < 1:
             raise InputError(f"--{name} is {value}; give at least 1")
+    if not names:
+        raise InputError("--problems names none; give at least one")
     contenders = [*BASELINES, *(Contender(_shown(source), "celo2", load_theta(source)) for source in thetas)]
     shown = [c.name for c in contenders]
     if len(set(shown)) < len(shown):

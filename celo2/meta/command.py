@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import os
 import platform
@@ -20,7 +19,7 @@ from celo2.data.images import LabelledSet
 from celo2.data.small import small_sets
 from celo2.errors import InputError
 from celo2.meta.checkpoint import settings, theta_of
-from celo2.meta.config import MetaConfig, preset
+from celo2.meta.config import MetaConfig, from_settings, preset
 from celo2.meta.families import task_families
 from celo2.meta.outer import Metrics, run
 from celo2.theta import Theta, load_theta
@@ -31,25 +30,23 @@ Log = Callable[[Metrics], None]
 def meta_train(
     name: str,
     out: Path,
-    seed: int,
-    outer_iterations: int | None,
+    changes: Mapping[str, Any],
     paths: Mapping[str, Path],
     console: Console,
     log: Log = lambda metrics: None,
 ) -> Theta:
-    """Run (or go on with) a preset in `out` and write `out/theta.safetensors`; `paths` are the user's copies of data.
+    """Run (or go on with) a preset in `out` and write `out/theta.safetensors`.
+
+    `changes` to the preset are by dotted names, `paths` are folders of the user's own copies of data.
 
     Raises:
-        InputError: unknown preset, no iterations, or `out` holds a run of another configuration.
+        InputError: unknown preset, a number out of range, or `out` holds a run of another configuration.
     """
-    if seed < 0:
-        raise InputError(f"the seed is {seed}; give at least 0")
-    config = dataclasses.replace(preset(name), seed=seed)
-    if outer_iterations is not None:
-        config = dataclasses.replace(config, outer_iterations=outer_iterations)
-    if config.outer_iterations <= config.warmup:
-        raise InputError(f"outer_iterations is {config.outer_iterations}; give more than the {config.warmup} of the warm-up")
-    return train_theta(name, config, out, console, paths, log)
+    if changes.get("seed", 0) < 0:
+        raise InputError(f"the seed is {changes['seed']}; give at least 0")
+    if changes.get("estimator.trajectories", 1) < 1:
+        raise InputError(f"--trajectories is {changes['estimator.trajectories']}; give at least 1")
+    return train_theta(name, from_settings(changes, preset(name)), out, console, paths, log)
 
 
 def train_theta(
@@ -61,7 +58,7 @@ def train_theta(
     log: Log = lambda metrics: None,
 ) -> Theta:
     """The same for any configuration, whose theta is to be called `name`."""
-    sets = small_sets(config.tasks, config.seed, paths or {})
+    sets = small_sets(config.tasks, config.seed, paths or {}, config.colour)
     families = task_families(config, sets)
     console.print(
         f"meta-training {name}: {config.outer_iterations} outer steps on {', '.join(s.name for s in sets)}; results in {out}"

@@ -34,6 +34,25 @@ class Devices:
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._spread = NamedSharding(mesh, PartitionSpec(AXIS))
 
+    @property
+    def processes(self) -> int:
+        """How many work together."""
+        return jax.process_count()
+
+    def first_says(self, choice: bool) -> bool:
+        """The first process's choice: clocks differ, and what follows takes all of them."""
+        return choice if self.processes == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
+
+    def agree_on(self, value: Any, otherwise: str) -> None:
+        """Raises InputError with the text `otherwise` if the processes hold different values."""
+        if self.processes > 1 and len(np.unique(multihost_utils.process_allgather(np.asarray(value)))) > 1:
+            raise InputError(otherwise)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.processes > 1:
+            multihost_utils.sync_global_devices("celo2")
+
     def replicate(self, tree: Any) -> Any:
         """`tree` on every device."""
         return jax.tree.map(lambda x: self._put(x, self._everywhere), tree)

@@ -34,14 +34,20 @@ class Experiment:
 
     name: str
     question: str
-    settings: Mapping[str, Any]
-    """What differs from `MetaConfig()`, by dotted names; empty for a theta that was written by hand."""
+    settings: Mapping[str, Any] | None
+    """What differs from `MetaConfig()`, by dotted names; None for a theta that was not trained for this."""
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Minutes, identity of theta, and held-out losses over seeds by problem; empty while it was not run."""
 
     @property
     def config(self) -> MetaConfig:
-        """The whole configuration."""
+        """The whole configuration.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.settings is None:
+            raise InputError(f"the theta of {self.name} was not trained for it, so it cannot be run; its result is recorded")
         return from_settings(self.settings)
 
 
@@ -71,7 +77,7 @@ def run(experiment: Experiment, folder: Path, runs: Path, console: Console) -> E
     minutes = load_theta(runs / experiment.name / "theta.safetensors").provenance["minutes"]
     result = {"minutes": minutes, "theta": theta.identity, "losses": {p: list(s.losses) for p, s in scores.items()}}
     done = dataclasses.replace(experiment, result=result)
-    content = {"question": done.question, "settings": dict(done.settings), "result": result}
+    content = {"question": done.question, "settings": done.settings, "result": result}
     path = folder / f"{experiment.name}.json"
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(content, indent=2) + "\n")

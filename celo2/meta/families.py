@@ -1,10 +1,11 @@
-"""The networks that theta is learned on, by name: all small, all on 8x8 grey images."""
+"""The networks that theta is learned on, by name: all small, all on 8x8 images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from celo2.data.images import LabelledSet
+from celo2.data.offline import SIZE
 from celo2.errors import InputError
 from celo2.meta.config import MetaConfig
 from celo2.tasks.autoencoder import Autoencoder
@@ -18,7 +19,7 @@ FAMILIES: dict[str, Callable[[ImageSets], TaskFamily]] = {
     "mlp": ImageMLP,  # 64-32-10, as published
     "deep-mlp": lambda data: ImageMLP(data, hidden=(32, 32, 32)),
     "autoencoder": lambda data: Autoencoder(data, widths=(32, 8)),
-    "conv": lambda data: ConvNet(data, widths=(8, 16)),
+    "conv": lambda data: ConvNet(data, channels=data.pixels // SIZE**2, widths=(8, 16)),
 }
 
 

@@ -40,7 +40,7 @@ class InnerLoop:
     weighting: Literal["uniform", "linear"] = "uniform"
     """Weight of a step in the meta-loss over the horizon: all equal, or growing from 0 to 2."""
     held_out: bool = False
-    """Take the meta-loss on batches that the network does not train on, instead of on its training batches."""
+    """Take the meta-loss on batches that the family holds out, instead of on the training batches."""
     loss_ceiling: float = 1.5 * 2.302585
     """The meta-loss of a step is clipped here, 1.5 ln(classes): a network that diverged is bad, not infinitely bad."""
 

@@ -39,7 +39,7 @@ class Metrics(NamedTuple):
 
     iteration: int
     meta_loss: float
-    """Mean over trajectories and inner steps of the clipped training loss."""
+    """Mean over trajectories and inner steps of the clipped loss, unweighted."""
     gradient_norm: float
     """Of the mean meta-gradient, before the global clip."""
     dropped: int
@@ -95,30 +95,37 @@ def run(config: MetaConfig, families: Families, directory: Path, every_seconds: 
     """Meta-train, yielding the metrics of each outer iteration; `directory` holds the checkpoint and the metrics.
 
     A run that was cut, at whatever moment, goes on from its last checkpoint to the bit-identical theta. Checkpoints are
-    written every `every_seconds`, at the end, and when the loop is interrupted or closed. Trajectories are spread over all
-    devices of all processes.
+    written every `every_seconds`, at the end, and, with one process, when the loop is interrupted or closed. Trajectories
+    are spread over all devices of all processes.
 
     Raises:
         InputError: `directory` holds a run of another configuration, the trajectories do not divide over the devices, or
             an unroll is longer than the shortest horizon.
     """
-    checkpoint, devices = Checkpoint(directory, config, families), Devices(config.estimator.trajectories)
+    devices = Devices(config.estimator.trajectories)
     theta = STARTS[config.start](config.seed, config.inner.spec).weights
     theta = project(theta) if config.odd else theta
     first = begin(config, tuple(families), Weights(*map(jnp.asarray, theta)))
+    checkpoint = Checkpoint(directory, config, families)
     state, elapsed = checkpoint.restore(first)
+    devices.agree_on(state.iteration, f"the processes found other runs in {directory}; give an --out that all of them share")
     state, families = devices.place(state), devices.replicate(tuple(families))
     began = saved = time.monotonic()
     try:
         for iteration in range(int(state.iteration), config.outer_iterations):
             new_state, values = outer_iteration(config, families, state)
             numbers = {name: value.item() for name, value in values.items()}  # waits for the devices
-            state, now = new_state, time.monotonic()
+            now = time.monotonic()
             metrics = Metrics(iteration, **numbers, seconds=elapsed + now - began)
-            checkpoint.record(metrics._asdict())
-            if now - saved > every_seconds:
+            checkpoint.record(metrics._asdict())  # before the state moves on: a line too many is dropped, one too few is not
+            state = new_state
+            if devices.first_says(now - saved > every_seconds):
                 checkpoint.save(devices.gather(state), metrics.seconds)
                 saved = now
             yield metrics
-    finally:
         checkpoint.save(devices.gather(state), elapsed + time.monotonic() - began)
+        devices.wait()  # until the first process has written it
+    except BaseException:  # interrupted, closed or failed: the others of several processes may not be here to gather
+        if devices.processes == 1:
+            checkpoint.save(devices.gather(state), elapsed + time.monotonic() - began)
+        raise

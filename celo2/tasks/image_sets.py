@@ -37,9 +37,9 @@ class Examples(NamedTuple):
 class ImageSets:
     """Sets of images of one size, each equally likely.
 
-    A task trains on `train_size` images, a window of its set, and holds the others out; None: on all, and none is held
-    out. `rare_inputs` is the largest fraction of pixels that a task shows only now and then, as borders of larger images
-    are: what their weights see is a distribution of gradients that small images lack.
+    A task trains on `train_size` images, a window of its set and at most half of it, and holds the others out; None: on
+    all, and none is held out. `rare_inputs` is the largest fraction of pixels that a task shows only now and then, as
+    borders of larger images are: what their weights see is a distribution of gradients that small images lack.
     """
 
     images: jax.Array  # (sets, n, pixels), shorter sets padded; uint8 or float32 in [0, 1]
@@ -88,11 +88,12 @@ class ImageSets:
 
     def _examples(self, key: jax.Array, task: ImageTask, first: jax.Array, size: jax.Array) -> Examples:
         """Of the `size` images that begin `first` after the task's start, in the ring that its set is."""
-        drawn = jax.random.randint(key, (self.batch_size,), 0, size)
+        which_key, rare_key = jax.random.split(key) if self.rare_inputs else (key, key)
+        drawn = jax.random.randint(which_key, (self.batch_size,), 0, size)
         index = (task.start + first + drawn) % self.counts[task.index]
         images = unit(self.images[task.index, index])
         if self.rare_inputs:
-            images *= jax.random.bernoulli(jax.random.fold_in(key, 1), task.shown, images.shape)
+            images *= jax.random.bernoulli(rare_key, task.shown, images.shape)
         return Examples(images, self.labels[task.index, index])
 
     def _shown(self, key: jax.Array) -> jax.Array:

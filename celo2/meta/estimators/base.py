@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 
 from celo2.errors import InputError
 from celo2.meta.inner import InnerLoop, Trajectory, start
@@ -19,7 +18,7 @@ class Estimate(NamedTuple):
     gradient: Weights
     """Of the meta-loss by theta."""
     loss: jax.Array
-    """Mean over trajectories and inner steps of the clipped training loss, unweighted."""
+    """Mean over trajectories and inner steps of the clipped loss, unweighted."""
     dropped: jax.Array
     """Number of trajectories left out because their gradient was not finite."""
     state: Any
@@ -68,8 +67,3 @@ def first_starts(loop: InnerLoop, family: TaskFamily, key: jax.Array, count: int
     trajectories = starts(loop, family, start_key, count)
     step = jax.random.randint(stagger_key, (count,), 0, trajectories.horizon)
     return trajectories._replace(step=step) if loop.staggered else trajectories
-
-
-def mean_over_trajectories(gradients: Weights) -> Weights:
-    """The mean over the leading axis."""
-    return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)

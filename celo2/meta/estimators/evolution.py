@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from celo2.meta.estimators.base import Estimate, check_truncation, first_starts, mean_over_trajectories, starts
+from celo2.meta.estimators.base import Estimate, check_truncation, first_starts, starts
 from celo2.meta.inner import InnerLoop, Steps, Trajectory, unroll
 from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
@@ -56,7 +56,7 @@ class ES:
             return gradient, (plus.loss + minus.loss).mean() / 2, Pairs(positive, negative, accumulated)
 
         gradients, losses, state = jax.vmap(one)(state, fresh, keys, perturbation_keys)
-        return Estimate(mean_over_trajectories(gradients), losses.mean(), jnp.zeros((), jnp.int32), state)
+        return Estimate(jax.tree.map(lambda g: g.mean(0), gradients), losses.mean(), jnp.zeros((), jnp.int32), state)
 
     def _perturbation(self, theta: Weights, key: jax.Array) -> Weights:
         keys = Weights(*jax.random.split(key, len(theta)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo2.meta.estimators.base import Estimate, check_truncation, first_starts, mean_over_trajectories, starts
+from celo2.meta.estimators.base import Estimate, check_truncation, first_starts, starts
 from celo2.meta.inner import InnerLoop, Trajectory, unroll
 from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
@@ -50,4 +50,5 @@ class Unrolled:
             return jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), gradient), loss, ~finite, after
 
         gradients, losses, dropped, after = jax.vmap(one)(state, fresh, keys)
-        return Estimate(mean_over_trajectories(gradients), losses.mean(), dropped.sum(), after)
+        kept = jnp.maximum(self.trajectories - dropped.sum(), 1)
+        return Estimate(jax.tree.map(lambda g: g.sum(0) / kept, gradients), losses.mean(), dropped.sum(), after)
