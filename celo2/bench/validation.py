@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +162,18 @@ def validate(
     Raises:
         InputError: an unknown problem, data that cannot be had, or `out` is damaged.
     """
-    from joblib import Parallel, delayed
-
     for name in names:
         if name not in VALIDATION:
             raise InputError(f"unknown problem {name!r}: take some of {', '.join(VALIDATION)}")
     Runs(out / "runs.jsonl")
     work = [(contender, name) for name in names for contender in contenders]
-    with _one_thread_each():
-        parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
-        yield from parallel(delayed(_tune_one)(c, name, seeds, out, longer) for c, name in work)  # type: ignore[misc]
+    spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+    with _one_thread_each(), ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        futures = [pool.submit(_tune_one, contender, name, seeds, out, longer) for contender, name in work]
+        try:
+            yield from (future.result() for future in as_completed(futures))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _tune_one(contender: Contender, name: str, seeds: int, out: Path, longer: int) -> tuple[str, str, Score]:
