@@ -176,9 +176,12 @@ def test_routing_command():
         (("train", "--steps", "1", "--out", "/dev/null"), "celo2 train: [Errno 17] File exists: '/dev/null'"),
         (("train", "--steps", "0"), "celo2 train: --steps is 0; give at least 1"),
         (("train", "--width", "100"), "celo2 train: --width is 100; give a multiple of 32, the width of a head"),
-        (("meta-train", "--preset", "x"), "celo2 meta-train: unknown preset 'x': take one of quick, celo2, celo2-base"),
+        (("meta-train", "--preset", "x"), "celo2 meta-train: unknown preset 'x': take one of celo2, quick"),
         (("routing", "absent:x"), "give module:callable, callable without arguments"),
         (("meta-train", "--outer-iterations", "3"), "outer_iterations is 3; give more than the 20 of the warm-up"),
+        (("meta-train", "--trajectories", "0"), "--trajectories is 0; give at least 1"),
+        (("meta-train", "--processes", "2"), "--coordinator, --processes and --process go together; give all three or none"),
+        (("experiments", "x"), "unknown experiment 'x': take some of 1-published-objective"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_two(arguments, message, tmp_path):

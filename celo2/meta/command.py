@@ -103,6 +103,7 @@ def tensorboard(directory: Path) -> Log:
         for name, value in metrics._asdict().items():
             if name != "iteration":
                 writer.add_scalar(name, value, metrics.iteration)
+        writer.flush()
 
     return log
 
