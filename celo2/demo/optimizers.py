@@ -48,7 +48,7 @@ def _celo2(model: nn.Module, lr: float, theta: str) -> list[Optimizer]:
 
 
 TABLE = {
-    "celo2": Entry(_celo2, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 2e-3),
+    "celo2": Entry(_celo2, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 4e-3),
     "adamw": Entry(_adamw, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 1e-3),
     "muon-0.95": Entry(partial(_muon, 0.95), (5e-3, 1e-2, 2e-2, 4e-2, 8e-2), 4e-2),
     "muon-0.9": Entry(partial(_muon, 0.9), (5e-3, 1e-2, 2e-2, 4e-2, 8e-2), 4e-2),
