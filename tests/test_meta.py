@@ -273,5 +273,8 @@ def test_tensorboard_files_hold_every_metric(tmp_path):
     log = tensorboard(tmp_path)
     log(outer.Metrics(3, 0.5, 0.1, 0, 0, 12.0))
     (path,) = tmp_path.iterdir()
-    content = path.read_bytes()
-    assert all(name.encode() in content for name in ("meta_loss", "gradient_norm", "dropped", "skipped", "seconds"))
+    names = [name.encode() for name in ("meta_loss", "gradient_norm", "dropped", "skipped", "seconds")]
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not all(name in path.read_bytes() for name in names):
+        time.sleep(0.05)  # a thread writes them
+    assert all(name in path.read_bytes() for name in names)
