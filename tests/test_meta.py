@@ -18,7 +18,6 @@ import pytest
 from celo2 import InputError, Spec, rule
 from celo2.meta import inner, outer
 from celo2.meta.checkpoint import theta_of
-from celo2.meta.command import tensorboard
 from celo2.meta.config import PRESETS, MetaConfig, preset
 from celo2.meta.estimators import Estimate, Unrolled
 from celo2.meta.starts import STARTS, by_hand
@@ -267,14 +266,3 @@ def test_presets():
         InputError, match="unknown preset 'slow': take one of celo2, quick, celo2-published-data, celo2-base, paper"
     ):
         preset("slow")
-
-
-def test_tensorboard_files_hold_the_metrics(tmp_path):
-    log = tensorboard(tmp_path)
-    log(outer.Metrics(3, 0.5, 0.1, 0, 0, 12.0))
-    (path,) = tmp_path.iterdir()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and b"gradient_norm" not in path.read_bytes():
-        time.sleep(0.05)  # a thread writes them
-    assert b"meta_loss" in path.read_bytes()
-    assert b"gradient_norm" in path.read_bytes()
