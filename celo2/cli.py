@@ -100,10 +100,13 @@ class MetaTrain:
             jax.distributed.initialize(self.coordinator, self.processes, self.process)
             console.quiet = bool(self.process)  # the first one speaks
         out = self.out or Path("runs") / f"meta-{self.preset}"
-        log = {"log": tensorboard(out / "tensorboard")} if self.tensorboard and not self.process else {}
         changes = {"seed": self.seed, "outer_iterations": self.outer_iterations, "estimator.trajectories": self.trajectories}
         given = {name: value for name, value in changes.items() if value is not None}
-        meta_train(self.preset, out, given, self.paths, console, **log)
+        if self.tensorboard and not self.process:
+            with tensorboard(out / "tensorboard") as log:
+                meta_train(self.preset, out, given, self.paths, console, log)
+        else:
+            meta_train(self.preset, out, given, self.paths, console)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ import pytest
 from celo2 import InputError, Spec, rule
 from celo2.meta import inner, outer
 from celo2.meta.checkpoint import theta_of
+from celo2.meta.command import tensorboard
 from celo2.meta.config import PRESETS, MetaConfig, preset
 from celo2.meta.estimators import Estimate, Unrolled
 from celo2.meta.starts import STARTS, by_hand
@@ -266,3 +267,11 @@ def test_presets():
         InputError, match="unknown preset 'slow': take one of celo2, quick, celo2-published-data, celo2-base, paper"
     ):
         preset("slow")
+
+
+def test_tensorboard_files_hold_every_metric(tmp_path):
+    with tensorboard(tmp_path) as log:
+        log(outer.Metrics(3, 0.5, 0.1, 0, 0, 12.0))
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    assert all(name.encode() in content for name in ("meta_loss", "gradient_norm", "dropped", "skipped", "seconds"))

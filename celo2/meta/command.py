@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -87,8 +88,9 @@ def _show(run: Iterator[Metrics], total: int, console: Console, log: Log) -> Non
             log(metrics)
 
 
-def tensorboard(directory: Path) -> Log:
-    """A log that writes every metric as a TensorBoard scalar.
+@contextlib.contextmanager
+def tensorboard(directory: Path) -> Iterator[Log]:
+    """A log that writes every metric as a TensorBoard scalar; its writer has a queue, which is written out at the end.
 
     Raises:
         InputError: tensorboardX is not installed.
@@ -97,15 +99,17 @@ def tensorboard(directory: Path) -> Log:
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError as error:
         raise InputError("TensorBoard files need tensorboardX; install it with: pip install 'celo2[tensorboard]'") from error
-    writer = SummaryWriter(str(directory))
+    writer = SummaryWriter(str(directory), flush_secs=10)
 
     def log(metrics: Metrics) -> None:
         for name, value in metrics._asdict().items():
             if name != "iteration":
                 writer.add_scalar(name, value, metrics.iteration)
-        writer.flush()
 
-    return log
+    try:
+        yield log
+    finally:
+        writer.close()
 
 
 def _provenance(config: MetaConfig, sets: list[LabelledSet], seconds: float) -> dict[str, Any]:
