@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -180,20 +180,21 @@ def _tune_one(contender: Contender, name: str, seeds: int, out: Path, longer: in
     return contender.name, name, tune(Runs(out / "runs.jsonl", repair=False), problem(name, longer), contender, seeds)
 
 
-class _one_thread_each:  # noqa: N801  (reads as the function that it is)
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
     """Workers that start inside use one thread; small products gain nothing from two."""
-
-    FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-
-    def __enter__(self) -> None:
-        self._before = os.environ.get("XLA_FLAGS")
-        os.environ["XLA_FLAGS"] = f"{self._before or ''} {self.FLAGS}".strip()
-
-    def __exit__(self, *_: Any) -> None:
-        if self._before is None:
+    before = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{before or ''} {ONE_THREAD}".strip()
+    try:
+        yield
+    finally:
+        if before is None:
             del os.environ["XLA_FLAGS"]
         else:
-            os.environ["XLA_FLAGS"] = self._before
+            os.environ["XLA_FLAGS"] = before
 
 
 def relative(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, float]]:
