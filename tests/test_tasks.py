@@ -135,10 +135,11 @@ def test_rare_inputs_are_shown_as_often_as_the_task_says(counted):
     np.testing.assert_allclose(seen, task.shown, atol=0.02)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("family", ["mlp", "deep-mlp", "autoencoder", "conv"])
-def test_every_family_learns_by_plain_gradient_descent(sets, family):
-    """What all of them promise: a finite loss with a gradient that lowers it, on the images as they are."""
-    made = FAMILIES[family](ImageSets.of(sets))
+def test_every_family_learns_by_plain_gradient_descent(sets, family, channels):
+    """What all of them promise: a finite loss with a gradient that lowers it, on images in grey and in colour."""
+    made = FAMILIES[family](ImageSets.of([s._replace(images=np.repeat(s.images, channels, 1)) for s in sets]))
     key = jax.random.key(0)
     task = made.sample(key)
     params, batch = made.init(key, task), made.batch(key, task)

@@ -74,7 +74,7 @@ def run(experiment: Experiment, folder: Path, runs: Path, console: Console) -> E
     """Train (or go on training), score by screening, and write the result into the experiment's file."""
     theta = train_theta(experiment.name, experiment.config, runs / experiment.name, console)
     with console.status(f"screening {experiment.name}"):
-        scores = screen(Contender(experiment.name, "celo2", theta), runs)
+        scores = screen(Contender(experiment.name, "celo2", theta), folder)
     minutes = load_theta(runs / experiment.name / "theta.safetensors").provenance["minutes"]
     result = {"minutes": minutes, "theta": theta.identity, "losses": {p: list(s.losses) for p, s in scores.items()}}
     done = dataclasses.replace(experiment, result=result)
