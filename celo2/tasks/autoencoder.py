@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import optax
 
 from celo2.tasks.base import Params, lecun
-from celo2.tasks.image_sets import Examples, ImageSets, ImageTask
+from celo2.tasks.image_sets import Examples, ImageTask, OnImages
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Autoencoder:
+class Autoencoder(OnImages):
     """ReLU layers down to a narrow code and up again; the loss is the binary cross-entropy of a pixel, in nats."""
 
-    data: ImageSets
     widths: tuple[int, ...] = dataclasses.field(default=(128, 64, 16), metadata={"static": True})
 
     @property
@@ -27,21 +26,12 @@ class Autoencoder:
         down = (self.data.pixels, *self.widths)
         return list(itertools.pairwise((*down, *reversed(down[:-1]))))
 
-    def sample(self, key: jax.Array) -> ImageTask:
-        return self.data.sample(key)
-
     def init(self, key: jax.Array, task: ImageTask) -> Params:
         params = {}
         for i, (layer_key, shape) in enumerate(zip(jax.random.split(key, len(self.shapes)), self.shapes, strict=True)):
             params[f"w{i}"] = jnp.sqrt(2.0) * lecun(layer_key, shape)
             params[f"b{i}"] = jnp.zeros(shape[1])
         return params
-
-    def batch(self, key: jax.Array, task: ImageTask) -> Examples:
-        return self.data.batch(key, task)
-
-    def held_out(self, key: jax.Array, task: ImageTask) -> Examples:
-        return self.data.held_out(key, task)
 
     def loss(self, params: Params, task: ImageTask, batch: Examples) -> jax.Array:
         h, last = batch.images, len(self.shapes) - 1

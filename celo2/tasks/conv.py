@@ -11,24 +11,20 @@ import optax
 
 from celo2.data.images import CLASSES
 from celo2.tasks.base import Params, lecun
-from celo2.tasks.image_sets import Examples, ImageSets, ImageTask
+from celo2.tasks.image_sets import Examples, ImageTask, OnImages
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ConvNet:
+class ConvNet(OnImages):
     """3x3 convolutions of stride 2 with ReLU, mean over positions, a linear head; the loss is the
     cross-entropy in nats.
 
     A kernel is held as the matrix (taps * in, out) that multiplies patches, so an optimizer of matrices sees one, not nine.
     """
 
-    data: ImageSets
     channels: int = dataclasses.field(default=1, metadata={"static": True})
     widths: tuple[int, ...] = dataclasses.field(default=(16, 32, 64), metadata={"static": True})
-
-    def sample(self, key: jax.Array) -> ImageTask:
-        return self.data.sample(key)
 
     def init(self, key: jax.Array, task: ImageTask) -> Params:
         widths = (self.channels, *self.widths)
@@ -39,12 +35,6 @@ class ConvNet:
             params[f"conv{i}.w"] = jnp.sqrt(2.0) * lecun(layer_key, (9 * widths[i], widths[i + 1]))
             params[f"conv{i}.b"] = jnp.zeros(widths[i + 1])
         return params
-
-    def batch(self, key: jax.Array, task: ImageTask) -> Examples:
-        return self.data.batch(key, task)
-
-    def held_out(self, key: jax.Array, task: ImageTask) -> Examples:
-        return self.data.held_out(key, task)
 
     def loss(self, params: Params, task: ImageTask, batch: Examples) -> jax.Array:
         side = math.isqrt(self.data.pixels // self.channels)

@@ -106,6 +106,22 @@ class ImageSets:
         return jnp.where(rare, jnp.exp(often), 1.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class OnImages:
+    """What families on image sets share: a task is a draw of `data`. They add a network, `init` and `loss`."""
+
+    data: ImageSets
+
+    def sample(self, key: jax.Array) -> ImageTask:
+        return self.data.sample(key)
+
+    def batch(self, key: jax.Array, task: ImageTask) -> Examples:
+        return self.data.batch(key, task)
+
+    def held_out(self, key: jax.Array, task: ImageTask) -> Examples:
+        return self.data.held_out(key, task)
+
+
 def unit(images: jax.Array) -> jax.Array:
     """Images as float32 in [0, 1]; bytes are scaled."""
     return images / jnp.float32(255) if images.dtype == jnp.uint8 else images

@@ -9,22 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from celo2.tasks.base import Params, lecun
-from celo2.tasks.transformer import BYTES
+from celo2.tasks.byte_text import BYTES, OnBytes
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ByteLSTM:
+class ByteLSTM(OnBytes):
     """Embedding, one layer with a forget bias of 1, a linear head. One task; loss in nats a byte."""
 
-    text: jax.Array  # (n,) uint8
     embedding_width: int = dataclasses.field(default=64, metadata={"static": True})
     width: int = dataclasses.field(default=96, metadata={"static": True})
     context: int = dataclasses.field(default=32, metadata={"static": True})
     batch_size: int = dataclasses.field(default=32, metadata={"static": True})
-
-    def sample(self, key: jax.Array) -> jax.Array:
-        return jnp.zeros(())
 
     def init(self, key: jax.Array, task: jax.Array) -> Params:
         keys = jax.random.split(key, 10)
@@ -38,15 +34,6 @@ class ByteLSTM:
             params[f"lstm.{gate}_h"] = lecun(keys[6 + i], (self.width, self.width))
             params[f"lstm.{gate}_b"] = jnp.full(self.width, float(gate == "forget"))
         return params
-
-    def batch(self, key: jax.Array, task: jax.Array) -> jax.Array:
-        """Windows (batch_size, context + 1)."""
-        starts = jax.random.randint(key, (self.batch_size, 1), 0, len(self.text) - self.context - 1)
-        return self.text[starts + jnp.arange(self.context + 1)].astype(jnp.int32)
-
-    def held_out(self, key: jax.Array, task: jax.Array) -> jax.Array:
-        """Other windows of the same text."""
-        return self.batch(key, task)
 
     def loss(self, params: Params, task: jax.Array, batch: jax.Array) -> jax.Array:
         gates = ("input", "forget", "cell", "output")

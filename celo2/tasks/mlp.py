@@ -10,19 +10,15 @@ import optax
 
 from celo2.data.images import CLASSES
 from celo2.tasks.base import Params, lecun
-from celo2.tasks.image_sets import Examples, ImageSets, ImageTask
+from celo2.tasks.image_sets import Examples, ImageTask, OnImages
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ImageMLP:
+class ImageMLP(OnImages):
     """ReLU layers and a softmax over ten classes; the loss is the cross-entropy in nats."""
 
-    data: ImageSets
     hidden: tuple[int, ...] = dataclasses.field(default=(32,), metadata={"static": True})
-
-    def sample(self, key: jax.Array) -> ImageTask:
-        return self.data.sample(key)
 
     def init(self, key: jax.Array, task: ImageTask) -> Params:
         widths = (self.data.pixels, *self.hidden, CLASSES)
@@ -31,12 +27,6 @@ class ImageMLP:
             params[f"w{i}"] = lecun(layer_key, widths[i : i + 2])
             params[f"b{i}"] = jnp.zeros(widths[i + 1])
         return params
-
-    def batch(self, key: jax.Array, task: ImageTask) -> Examples:
-        return self.data.batch(key, task)
-
-    def held_out(self, key: jax.Array, task: ImageTask) -> Examples:
-        return self.data.held_out(key, task)
 
     def loss(self, params: Params, task: ImageTask, batch: Examples) -> jax.Array:
         h, last = batch.images, len(self.hidden)

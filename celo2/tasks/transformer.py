@@ -9,24 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from celo2.tasks.base import Params, lecun
+from celo2.tasks.byte_text import BYTES, OnBytes
 
-BYTES = 256
 HEAD_WIDTH = 32
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ByteTransformer:
+class ByteTransformer(OnBytes):
     """Pre-norm blocks of causal attention and a GELU MLP, learned positions, an untied head. One task; loss in nats a byte."""
 
-    text: jax.Array  # (n,) uint8
     width: int = dataclasses.field(default=64, metadata={"static": True})
     depth: int = dataclasses.field(default=2, metadata={"static": True})
-    context: int = dataclasses.field(default=64, metadata={"static": True})
-    batch_size: int = dataclasses.field(default=16, metadata={"static": True})
-
-    def sample(self, key: jax.Array) -> jax.Array:
-        return jnp.zeros(())
 
     def init(self, key: jax.Array, task: jax.Array) -> Params:
         d = self.width
@@ -44,15 +38,6 @@ class ByteTransformer:
             params[f"blocks.{i}.down"] = lecun(next(keys), (4 * d, d))
             params |= {f"blocks.{i}.norm{j}": jnp.ones(d) for j in (1, 2)}
         return params
-
-    def batch(self, key: jax.Array, task: jax.Array) -> jax.Array:
-        """Windows (batch_size, context + 1)."""
-        starts = jax.random.randint(key, (self.batch_size, 1), 0, len(self.text) - self.context - 1)
-        return self.text[starts + jnp.arange(self.context + 1)].astype(jnp.int32)
-
-    def held_out(self, key: jax.Array, task: jax.Array) -> jax.Array:
-        """Other windows of the same text."""
-        return self.batch(key, task)
 
     def loss(self, params: Params, task: jax.Array, batch: jax.Array) -> jax.Array:
         tokens, targets = batch[:, :-1], batch[:, 1:]
