@@ -112,13 +112,19 @@ def accumulate(xp: Any, spec: Spec, accumulators: Accumulators, g: Array) -> Acc
 
 def accumulate_entries(xp: Any, spec: Spec, momentum: Array, second_moment: Array, g: Array) -> tuple[Array, Array]:
     """M and V after one more gradient; entry by entry, so any tile of the matrix will do."""
+    m, v = moving_averages(spec, momentum, second_moment, g)
+    return xp.stack(m), v
+
+
+def moving_averages(spec: Spec, m: Sequence[Array], v: Array, g: Array) -> tuple[list[Array], Array]:
+    """The same with the three momenta one by one."""
     b = spec.second_moment_decay
-    return decay(xp, spec.momentum_decays, momentum, g), b * second_moment + (1 - b) * g * g
+    return decay(spec.momentum_decays, m, g), b * v + (1 - b) * g * g
 
 
-def decay(xp: Any, decays: Sequence[float], means: Array, new: Array) -> Array:
-    """Exponential moving averages, one a decay along the leading axis of `means`."""
-    return xp.stack([b * mean + (1 - b) * new for b, mean in zip(decays, means, strict=True)])
+def decay(decays: Sequence[float], means: Sequence[Array], new: Array) -> list[Array]:
+    """Exponential moving averages, one a decay."""
+    return [b * mean + (1 - b) * new for b, mean in zip(decays, means, strict=True)]
 
 
 def factored_means(xp: Any, spec: Spec, g: Array, vector: bool) -> tuple[Array, ...]:
@@ -129,7 +135,7 @@ def factored_means(xp: Any, spec: Spec, g: Array, vector: bool) -> tuple[Array, 
 
 def accumulate_factored(xp: Any, spec: Spec, factored: Sequence[Array], means: Sequence[Array]) -> tuple[Array, ...]:
     """R and C (or D) after one more gradient with these means."""
-    return tuple(decay(xp, spec.factored_decays, old, new) for old, new in zip(factored, means, strict=True))
+    return tuple(xp.stack(decay(spec.factored_decays, old, new)) for old, new in zip(factored, means, strict=True))
 
 
 def preconditioners(xp: Any, spec: Spec, factored: Sequence[Array]) -> tuple[Array, ...]:
@@ -153,13 +159,29 @@ def entry_channels(
     xp: Any, spec: Spec, accumulators: Accumulators, preconditioners: Sequence[Array], g: Array, p: Array
 ) -> list[Array]:
     """The channels that differ from entry to entry (#0 to #8, #13); of a tile as of a whole matrix."""
-    m, v, factored = accumulators
+    by_g, by_m = factored_channels(accumulators.momentum, preconditioners, g)
+    if len(accumulators.factored) == 1:
+        by_m = []
+    return in_order(plain_channels(xp, spec, accumulators.momentum, accumulators.second_moment, g, p), by_g, by_m)
+
+
+def plain_channels(xp: Any, spec: Spec, m: Sequence[Array], v: Array, g: Array, p: Array) -> list[Array]:
+    """Those of them that need no factored moments (#0 to #6, #8): one look at an entry gives them."""
     s = 1 / xp.sqrt(v + spec.second_moment_epsilon)
-    gf, mf = g, m
-    for f in preconditioners:
-        gf, mf = gf * f, mf * f
-    channels = [g, xp.clip(g, -spec.feature_clip, spec.feature_clip), p, *m, v, *(m * s), s, *gf, g * s]
-    return channels if len(factored) == 1 else [*channels, *mf]
+    return [g, xp.clip(g, -spec.feature_clip, spec.feature_clip), p, *m, v, *(x * s for x in m), s, g * s]
+
+
+def factored_channels(m: Sequence[Array], preconditioners: Sequence[Array], g: Array) -> tuple[list[Array], list[Array]]:
+    """The gradient and the momenta, each times F_i (#7, #13)."""
+    by_g, by_m = [g for _ in m], [*m]
+    for factors in preconditioners:
+        by_g, by_m = ([x * f for x, f in zip(each, factors, strict=True)] for each in (by_g, by_m))
+    return by_g, by_m
+
+
+def in_order(plain: list[Array], by_g: list[Array], by_m: list[Array]) -> list[Array]:
+    """What belongs to the entry channels, in the order of TABLE."""
+    return [*plain[:-1], *by_g, plain[-1], *by_m]
 
 
 def constant_channels(xp: Any, spec: Spec, factored: Sequence[Array]) -> tuple[list[Array], list[Array]]:
@@ -199,8 +221,12 @@ def rows_of(xp: Any, w0: Array, kind: str) -> Array:
 
 def direction(xp: Any, theta: Weights, layer: Channels, channels: Channels) -> Array:
     """The MLP, entry by entry: output 0, (..., a, b). Channels lead, so that each product reads contiguous rows."""
-    a, b = channels.entries[0].shape[-2:]
-    h = sum(first_layer(xp, w, kind) for w, kind in zip(layer, channels, strict=True) if kind)
+    return later_layers(xp, theta, sum(first_layer(xp, w, kind) for w, kind in zip(layer, channels, strict=True) if kind))
+
+
+def later_layers(xp: Any, theta: Weights, h: Array) -> Array:
+    """What follows the products of the first layer: (..., hidden, a, b) -> (..., a, b)."""
+    a, b = h.shape[-2:]
     h = xp.clip(h + theta.b0[:, None, None], 0, None)
     h = h.reshape(*h.shape[:-2], a * b)
     h = xp.clip(xp.swapaxes(theta.w1, 0, 1) @ h + theta.b1[:, None], 0, None)

@@ -5,7 +5,18 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
+import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("ci")
+
+
+@pytest.fixture
+def one_thread():
+    """Processor time of one thread: the measure that other work on the machine disturbs least."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

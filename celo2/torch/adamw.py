@@ -10,10 +10,9 @@ from torch.optim.adamw import adamw
 
 
 def init(p: Tensor) -> dict[str, Tensor]:
-    """Fresh state, in float32 for parameters of less precision."""
+    """Fresh moments, in float32 for parameters of less precision; the count of steps is kept beside them."""
     dtype = torch.promote_types(p.dtype, torch.float32)
     return {
-        "step": torch.zeros((), dtype=torch.float32, device=p.device),
         "exp_avg": torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format),
         "exp_avg_sq": torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format),
     }

@@ -147,6 +147,8 @@ def check_hyper_parameters(group: dict[str, Any]) -> None:
         raise InputError(f"betas are {betas}; give two, each at least 0 and below 1")
     if group["state_dtype"] not in STATE_DTYPES:
         raise InputError(f"state_dtype is {group['state_dtype']}; take one of {', '.join(map(str, STATE_DTYPES))}")
+    if group["newton_schulz_dtype"] not in (torch.float32, torch.bfloat16):
+        raise InputError(f"newton_schulz_dtype is {group['newton_schulz_dtype']}; take torch.float32 or torch.bfloat16")
     if group.get("maximize"):
         raise InputError("maximize is True, which Celo2 does not do; negate the loss")
 

@@ -1,14 +1,13 @@
-"""The rule applied to one PyTorch tensor, eagerly, in tiles, so that memory is bounded by the matrix and not by its channels.
+"""One step of the rule for a batch of matrices, whole or sharded: four passes over the entries and little sums between them.
 
-A large batch goes through matrix by matrix, since each has the rule by itself. A large matrix is gone through three times:
-gradients into the accumulators, squares of the channels into their normalisers, channels through the MLP. All formulas are
-those of `celo2.rule`; a vector, and what fits one tile, takes `rule.update` itself.
+`direction` is a generator: it yields the sums that a sharded matrix needs from all ranks and is sent them back, so that whoever
+drives it may reduce the sums of many matrices at once. A whole matrix drives itself (`step_`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,139 +15,183 @@ from torch import Tensor
 from celo2 import rule
 from celo2.rule import Accumulators, Channels, Weights
 from celo2.spec import Spec
+from celo2.torch.passes import Entries, Passes, Sides
+from celo2.torch.rounding import noise
 
-TILE = 65536
-"""Entries a tile: large enough that PyTorch shares the work of one out among threads, small enough for the cache."""
-
-Orthogonalize = Callable[[Any, Spec, Tensor], Tensor]
+Orthogonalize = Callable[[Spec, Tensor], Tensor]
+Sums = list[Tensor]
 
 
-def step(
-    spec: Spec,
-    theta: Weights,
-    accumulators: Accumulators,
-    g: Tensor,
-    p: Tensor,
-    finite: Tensor,
-    orthogonalize: Orthogonalize | None,
-) -> Tensor:
-    """The step (..., a, b) of RMS 1 for a gradient; advances the accumulators in place, in their own dtype.
+class Rule(NamedTuple):
+    """A rule ready to be applied."""
+
+    spec: Spec
+    theta: Weights
+    """Tensors of the working dtype: float32, or float64 for float64 parameters."""
+    passes: Passes
+    orthogonalize: Orthogonalize | None
+
+
+class Move(NamedTuple):
+    """What else a step needs to know, all 0-d tensors."""
+
+    finite: Tensor
+    """Bool; where it is false nothing moves, neither the accumulators nor the parameter."""
+    rate: Tensor
+    weight_decay: Tensor
+    count: Tensor
+    """Steps so far; random rounding draws by it."""
+
+
+class Window(NamedTuple):
+    """Which part of the matrices (..., a, b) lies here."""
+
+    shape: tuple[int, ...]
+    index: tuple[slice, ...]
+
+    def spread(self, x: Tensor, rows: bool = False, columns: bool = False) -> Tensor:
+        """Zeros for all matrices with x, of what lies here, in its place; x runs along rows, along columns or neither."""
+        whole = self.shape[-2] if rows else 1, self.shape[-1] if columns else 1
+        full = x.new_zeros(*x.shape[: -len(self.shape)], *self.shape[:-2], *whole)
+        full[(..., *self.index[:-2], *self._ends(rows, columns))] = x
+        return full
+
+    def near(self, x: Tensor, rows: bool = False, columns: bool = False) -> Tensor:
+        """The part of x, known for all matrices, that belongs here."""
+        return x[(..., *self.index[:-2], *self._ends(rows, columns))]
+
+    def _ends(self, rows: bool, columns: bool) -> tuple[slice, slice]:
+        return self.index[-2] if rows else slice(None), self.index[-1] if columns else slice(None)
+
+
+def step_(rule_: Rule, accumulators: Accumulators, g: Tensor, p: Tensor, how: Move) -> None:
+    """Move matrices (..., a, b), a <= b, and advance their accumulators, in place.
 
     Args:
-        spec: constants of the rule.
-        theta: its learned numbers, as tensors of the working dtype (float32, or float64 for float64 parameters).
-        accumulators: views of the state, (..., a, b) with a <= b.
+        rule_: the rule to apply.
+        accumulators: views of the state.
         g: gradient, same view; never written.
         p: parameter, same view.
-        finite: 0-d bool tensor; where it is false nothing moves: neither the accumulators nor (step 0) the parameter.
-        orthogonalize: Newton-Schulz, or None.
+        how: rate and the like.
     """
-    if g.ndim > 2 and g.numel() > TILE:
-        u = torch.empty(g.shape, dtype=theta.w0.dtype, device=g.device)
-        count = max(1, TILE * g.shape[0] // g.numel())
-        for start in range(0, g.shape[0], count):
-            here = start if count == 1 else slice(start, start + count)
-            part = Accumulators(
-                accumulators.momentum[:, here],
-                accumulators.second_moment[here],
-                tuple(f[:, here] for f in accumulators.factored),
-            )
-            u[here] = step(spec, theta, part, g[here], p[here], finite, orthogonalize)
-        return u
-    if g.numel() <= TILE or len(accumulators.factored) == 1:
-        work = theta.w0.dtype
-        g = torch.where(finite, g.to(work), 0)
-        old = Accumulators(accumulators.momentum.to(work), accumulators.second_moment.to(work), accumulators.factored)
-        u, new = rule.update(torch, spec, theta, old, g, p.to(work), orthogonalize)
-        _keep(accumulators.momentum, new.momentum, finite)
-        _keep(accumulators.second_moment, new.second_moment, finite)
-        for state, value in zip(accumulators.factored, new.factored, strict=True):
-            _keep(state, value, finite)
-        return u.mul_(finite)
-    return _tiled_step(spec, theta, accumulators, g, p, finite, orthogonalize)
+    for here in chunks(g, rule_.passes.tile):
+        m, v = accumulators.momentum[:, *here], accumulators.second_moment[here]
+        factored = tuple(f[:, *here] for f in accumulators.factored)
+        if len(factored) == 1:
+            _step_vector(rule_, Accumulators(m, v, factored), g[here], p[here], how)
+            continue
+        packed = [rule_.passes.pack(x, p.ndim - 2, is_turned(p)) for x in (m, v, p[here], g[here])]
+        factored = tuple(f.reshape(f.shape[0], *packed[1].shape[:-2], *f.shape[-2:]) for f in factored)
+        d, moved = drive(direction(rule_, Accumulators(packed[0], packed[1], factored), packed[3], packed[2], how))
+        if rule_.orthogonalize is not None:
+            d = rule_.orthogonalize(rule_.spec, d)
+        move(rule_, packed[2], d, size(rule_.spec, d, moved), how)
+        for x, used in zip((m, v, p[here]), packed[:3], strict=True):
+            if used.data_ptr() != x.data_ptr():
+                x.copy_(used.view(x.shape))
 
 
-def _tiled_step(
-    spec: Spec,
-    theta: Weights,
-    accumulators: Accumulators,
-    g: Tensor,
-    p: Tensor,
-    finite: Tensor,
-    orthogonalize: Orthogonalize | None,
-) -> Tensor:
-    work = theta.w0.dtype
-    tiles = list(_tiles(g))
-    moved = _accumulate(spec, accumulators, g, finite, tiles, work)
-    factors = rule.preconditioners(torch, spec, accumulators.factored)
-    constant = rule.constant_channels(torch, spec, accumulators.factored)
+def direction(
+    rule_: Rule, accumulators: Accumulators, g: Tensor, p: Tensor, how: Move, window: Window | None = None
+) -> Generator[Sums, Sums, tuple[Tensor, Tensor]]:
+    """(the MLP's output, whether each matrix ever saw a gradient (..., 1, 1)) for matrices of which the window lies here.
 
-    def entries(rows: slice, columns: slice) -> list[Tensor]:
-        here = (..., rows, columns)
-        tile = accumulators._replace(
-            momentum=accumulators.momentum[here].to(work), second_moment=accumulators.second_moment[here].to(work)
-        )
-        near = (factors[0][..., rows, :], factors[1][..., columns])
-        return rule.entry_channels(torch, spec, tile, near, _clamped(spec, g[here], finite, work), p[here].to(work))
+    M, V, g and p are what lies here, R and C of the matrices as a whole; all accumulators are advanced in place.
+    """
+    spec, theta, passes, _ = rule_
+    window = window or Window(tuple(g.shape), tuple(slice(None) for _ in g.shape))
+    *_, a, b = window.shape
+    # Passes go through memory in order; what they need to know of each side is turned with the matrices.
+    turned = is_turned(p)
 
-    squares = torch.stack([_share(tile, g) * torch.stack(rule.mean_squares(torch, entries(*tile))) for tile in tiles]).sum(0)
-    constant_squares = (rule.mean_squares(torch, kind) for kind in constant)
-    layer = rule.fold(torch, spec, theta.w0, Channels(list(squares), *constant_squares))
-    d = torch.empty(g.shape, dtype=work, device=g.device)
-    for rows, columns in tiles:
-        near = ([x[..., rows, :] for x in constant[0]], [x[..., columns] for x in constant[1]])
-        d[..., rows, columns] = rule.direction(torch, theta, layer, Channels(entries(rows, columns), *near))
-    if orthogonalize is not None:
-        d = orthogonalize(torch, spec, d)
-    norm = torch.linalg.vector_norm(d, dim=(-2, -1), keepdim=True)
-    mean_square = norm * norm / (d.shape[-2] * d.shape[-1])
-    return d.mul_(moved * finite / torch.sqrt(spec.normalize_epsilon + mean_square))
+    def lay(x: Tensor) -> Tensor:
+        return x.mT if turned else x
 
-
-def _accumulate(
-    spec: Spec, accumulators: Accumulators, g: Tensor, finite: Tensor, tiles: list[tuple[slice, slice]], work: torch.dtype
-) -> Tensor:
-    """Advance the accumulators in place; (..., 1, 1) whether each matrix ever saw a gradient."""
     momentum, second_moment, (r, c) = accumulators
-    a, b = g.shape[-2:]
-    row_means, column_means = torch.zeros_like(r[0]), torch.zeros_like(c[0])
-    magnitude = torch.zeros_like(r[0, ..., :1, :])
-    for rows, columns in tiles:
-        here = (..., rows, columns)
-        tile = _clamped(spec, g[here], finite, work)
-        new = rule.accumulate_entries(torch, spec, momentum[here].to(work), second_moment[here].to(work), tile)
-        _keep(momentum[here], new[0], finite)
-        _keep(second_moment[here], new[1], finite)
-        means = rule.factored_means(torch, spec, tile, vector=False)
-        row_means[..., rows, :] += means[0] * (tile.shape[-1] / b)  # one tile may hold part of a row, or of a column
-        column_means[..., columns] += means[1] * (tile.shape[-2] / a)
-        magnitude += new[0].abs().sum(dim=(0, -2, -1), keepdim=True)[0]
-    for state, new in zip((r, c), rule.accumulate_factored(torch, spec, (r, c), (row_means, column_means)), strict=True):
-        _keep(state, new, finite)
-    return magnitude > 0
+    entries = Entries([lay(x) for x in momentum.unbind()], lay(second_moment), lay(g), lay(p))
+    random = noise(how.count, entries.g.shape) if momentum.dtype == torch.bfloat16 else None
+    by_row, by_column, plain, magnitude = passes.accumulate(spec, entries, how.finite, random)
+    along_b, along_a = (lay(by_column), lay(by_row)) if turned else (by_row, by_column)
+    along_b, along_a, plain, magnitude = yield [
+        window.spread(along_b, rows=True),
+        window.spread(along_a, columns=True),
+        window.spread(plain),
+        window.spread(magnitude),
+    ]
+    for state, new in zip((r, c), rule.accumulate_factored(torch, spec, (r, c), (along_b / b, along_a / a)), strict=True):
+        state.copy_(torch.where(how.finite, new, state))
+
+    def sides(of_row: Tensor, of_column: Tensor) -> Sides:
+        near = lay(window.near(of_row, rows=True)), lay(window.near(of_column, columns=True))
+        return Sides(*reversed(near)) if turned else Sides(*near)
+
+    factors = sides(*rule.preconditioners(torch, spec, (r, c)))
+    (factored,) = yield [window.spread(passes.factored_squares(spec, entries, how.finite, factors))]
+    constant = rule.constant_channels(torch, spec, (r, c))
+    entry_squares = rule.in_order([*plain], [*factored[:3]], [*factored[3:]])
+    squares = Channels([x / (a * b) for x in entry_squares], *(rule.mean_squares(torch, kind) for kind in constant))
+    layer: Any = rule.fold(torch, spec, theta.w0, squares)
+    # The axis of hidden units stands before those of the matrix; windows are cut with it out of the way.
+    of_sides = (rule.first_layer(torch, w, kind).movedim(-3, 0) for w, kind in zip(layer[1:], constant, strict=True))
+    hidden = Sides(*(x.movedim(0, -3) for x in sides(*of_sides)))
+    d = passes.direction(spec, theta, window.near(layer.entries), hidden, factors, entries, how.finite)
+    return lay(d), window.near(magnitude) > 0
 
 
-def _tiles(g: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Slices of rows or of columns, whichever lie further apart in memory: each tile is then nearly contiguous."""
-    a, b = g.shape[-2:]
-    by_rows = g.stride(-2) >= g.stride(-1)
-    length, other = (a, b) if by_rows else (b, a)
-    step = max(1, TILE * length // g.numel())
-    for start in range(0, length, step):
-        part, whole = slice(start, min(start + step, length)), slice(0, other)
-        yield (part, whole) if by_rows else (whole, part)
+def drive(work: Generator[Sums, Sums, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The result of `direction` for whole matrices, whose sums need nobody else's."""
+    sums = next(work)
+    while True:
+        try:
+            sums = work.send(sums)
+        except StopIteration as end:
+            return end.value
 
 
-def _share(tile: tuple[slice, slice], g: Tensor) -> float:
-    """The part of each matrix that the tile covers."""
-    rows, columns = tile
-    return (rows.stop - rows.start) * (columns.stop - columns.start) / (g.shape[-2] * g.shape[-1])
+def size(spec: Spec, d: Tensor, moved: Tensor) -> Tensor:
+    """What d (..., a, b) is multiplied by to have RMS 1, (..., 1, 1); zero for a matrix that never saw a gradient."""
+    norm = torch.linalg.vector_norm(d, dim=(-2, -1), keepdim=True)
+    return moved / torch.sqrt(spec.normalize_epsilon + norm * norm / (d.shape[-2] * d.shape[-1]))
 
 
-def _clamped(spec: Spec, g: Tensor, finite: Tensor, work: torch.dtype) -> Tensor:
-    return torch.where(finite, g.to(work).clamp(-spec.gradient_clip, spec.gradient_clip), 0)
+def move(rule_: Rule, p: Tensor, d: Tensor, size: Tensor, how: Move) -> None:
+    """Move p (..., a, b) by d at RMS 1 and by weight decay."""
+    turned = is_turned(p)
+    rate = torch.where(how.finite, how.rate, 0)
+    rule_.passes.move(*((p.mT, d.mT) if turned else (p, d)), size, rate, how.weight_decay)
 
 
-def _keep(state: Tensor, new: Tensor, finite: Tensor) -> None:
-    """Overwrite the state, unless the gradient was not finite."""
-    state.copy_(torch.where(finite, new, state))
+def _step_vector(rule_: Rule, accumulators: Accumulators, g: Tensor, p: Tensor, how: Move) -> None:
+    """A vector (1, n) under celo2-base: small, so the rule is applied as it stands."""
+    work = rule_.theta.w0.dtype
+    g = torch.where(how.finite, g.to(work), 0)
+    old = Accumulators(accumulators.momentum.to(work), accumulators.second_moment.to(work), accumulators.factored)
+    u, new = rule.update(torch, rule_.spec, rule_.theta, old, g, p.to(work), None)
+    state = (accumulators.momentum, accumulators.second_moment, *accumulators.factored)
+    for kept, value in zip(state, (new.momentum, new.second_moment, *new.factored), strict=True):
+        kept.copy_(torch.where(how.finite, value, kept))
+    move(rule_, p, u, torch.ones_like(u[..., :1, :1]), how)
+
+
+def is_finite(g: Tensor) -> Tensor:
+    """Whether all of a gradient is finite, 0-d; the extremes are the cheapest to find, and carry NaN with them."""
+    return torch.stack(torch.aminmax(g)).isfinite().all()
+
+
+def is_turned(p: Tensor) -> bool:
+    """Whether the columns of p (..., a, b) lie further apart in memory than its rows, as those of most Linear layers do."""
+    return p.stride(-1) > p.stride(-2)
+
+
+def chunks(g: Tensor, limit: int) -> Iterator[tuple[slice, ...]]:
+    """Parts of a batch of matrices (..., a, b), of about `limit` entries or one matrix each."""
+    if g.ndim == 2 or g.numel() <= limit:
+        yield ()
+        return
+    count = limit * g.shape[0] // g.numel()
+    for start in range(0, g.shape[0], max(1, count)):
+        here = slice(start, start + max(1, count))
+        if count:
+            yield (here,)
+        else:  # one along this axis is still too much
+            yield from ((here, *rest) for rest in chunks(g[start], limit))

@@ -1,0 +1,120 @@
+"""Protects the fused step: the oracle's numbers from few graphs, which no rate, shape or layout compiles anew."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from celo2 import rule
+from celo2.errors import InputError
+from celo2.torch import Celo2, compiler
+from celo2.torch import passes as passes_module
+from celo2.torch.rounding import keep, noise
+from tests.cases import REFERENCE, SHAPES, THETA, draw
+from tests.oracle import oracle_steps
+from tests.test_torch_step import naive_direction, torch_layout, train
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),  # kernels are compiled for a number of threads
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+]
+
+
+@pytest.mark.parametrize("name", ["tall", "wide", "square", "row"])
+def test_parameters_after_twenty_steps_with_weight_decay(name, monkeypatch):
+    monkeypatch.setitem(passes_module.FUSED_TILE, "cpu", 64)  # several tiles a matrix
+    check_against_oracle(name)
+
+
+@pytest.mark.parametrize("name", ["conv", "batched"])
+def test_batches_of_matrices_after_twenty_steps(name):
+    check_against_oracle(name)
+
+
+def check_against_oracle(name):
+    w, grads = draw(SHAPES[name])
+    p, _ = train(w, grads, weight_decay=0.1, compile=True)
+    _, expected = oracle_steps(REFERENCE, grads, w, True, weight_decay=0.1)
+    np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
+
+
+def test_one_graph_of_each_kernel_serves_all_matrices_layouts_and_rates():
+    """A rate on a schedule, as a tensor, weight decay, a GPT's shapes; whatever compiled anew would raise."""
+    shapes = [(48, 16), (16, 16), (64, 16), (16, 64), (130, 16)]
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    optimizer = Celo2([{"params": params[:1], "rule": "celo2"}], lr=0.1, theta=THETA, compile=True)
+    params[0].grad = torch.randn(shapes[0])
+    optimizer.step()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        optimizer.add_param_group({"params": params[1:], "rule": "celo2"})
+        for lr, weight_decay in [(0.1, 0.0), (0.05, 0.1), (torch.tensor(0.01), 0.2), (0, 0)]:
+            for group in optimizer.param_groups:
+                group["lr"], group["weight_decay"] = lr, weight_decay
+            for p in params:
+                p.grad = torch.randn(p.shape[::-1]).T
+            optimizer.step()
+    assert all(torch.isfinite(p).all() for p in params)
+
+
+def test_the_compiled_rounding_draws_the_bits_of_the_eager_one():
+    torch.manual_seed(0)
+    new = [torch.randn(33, 70) for _ in range(4)]
+    random = noise(torch.tensor(7.0), torch.Size((33, 70)))
+    eager, fused = ([torch.zeros(33, 70, dtype=torch.bfloat16) for _ in range(4)] for _ in range(2))
+    keep(eager, new, torch.tensor(True), random)
+    torch.compile(keep, fullgraph=True, dynamic=True)(fused, new, torch.tensor(True), random)
+    assert all(torch.equal(x, y) for x, y in zip(eager, fused, strict=True))
+    assert not torch.equal(eager[0], new[0].bfloat16())
+
+
+def test_ten_times_faster_than_the_naive_form():
+    """The part outside Newton-Schulz on a matrix of GPT-2, alternating, medians of processor time on one thread."""
+    out, into = 2304, 768
+    theta = rule.Weights(*(torch.from_numpy(w) for w in THETA.weights))
+    p = torch.nn.Parameter(torch.randn(out, into))
+    p.grad = g = torch.randn(out, into)
+    optimizer = Celo2([{"params": [p], "rule": "celo2"}], theta=THETA, orthogonalize=False, compile=True)
+    momentum, v = torch.zeros(out, into, 3), torch.zeros(out, into)
+    r, c = torch.zeros(into, 3), torch.zeros(out, 3)
+
+    def naive():
+        for i, b in enumerate((0.9, 0.99, 0.999)):
+            momentum[..., i].mul_(b).add_(g, alpha=1 - b)
+            r[:, i].mul_(b).add_((g * g).mean(0), alpha=1 - b)
+            c[:, i].mul_(b).add_((g * g).mean(1), alpha=1 - b)
+        v.mul_(0.95).addcmul_(g, g, value=0.05)
+        d = naive_direction(g, p.detach(), momentum, v, r, c, theta)
+        p.data.sub_(1e-3 * d * torch.rsqrt(1e-9 + d.square().mean()))
+
+    optimizer.step()
+    times = {naive: [], optimizer.step: []}
+    for _ in range(5):
+        for f, seconds in times.items():
+            began = time.process_time()
+            f()
+            seconds.append(time.process_time() - began)
+    ratio = np.median(times[naive]) / np.median(times[optimizer.step])
+    assert ratio > 10, f"only {ratio:.1f} times faster"
+
+
+def test_compiling_is_the_default_where_it_pays(monkeypatch):
+    monkeypatch.setattr("celo2.torch.optimizer.COMPILE_FROM", 100)
+    used = []
+    monkeypatch.setattr(
+        "celo2.torch.optimizer.passes", lambda fused, device: used.append(fused) or passes_module.passes(False, device)
+    )
+    cases = [((9, 9), None, False), ((10, 10), None, True), ((10, 10), False, False), ((9, 9), True, True)]
+    for shape, wanted, expected in cases:
+        step_once(torch.ones(shape), compile=wanted)
+        assert used.pop() == expected
+    monkeypatch.setattr(compiler, "_cpp_compiler", lambda: None)
+    step_once(torch.ones(10, 10), compile=None)
+    assert used.pop() is False
+    with pytest.raises(InputError, match=r"compile=True needs a C\+\+ compiler, and none was found; install g\+\+"):
+        step_once(torch.ones(2, 2), compile=True)
+
+
+def step_once(w, **options):
+    w.grad = torch.ones_like(w)
+    Celo2([{"params": [w], "rule": "celo2"}], theta=THETA, **options).step()
