@@ -8,7 +8,7 @@ is always b, and Newton-Schulz never has to transpose: both tie rules of the ref
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celo2.errors import InputError
@@ -60,6 +60,20 @@ class Piece:
             cut = len(x.shape) + self.split - 1
             x = x.reshape(*x.shape[:cut], self.count * self.size, *x.shape[cut + 2 :])
         return x
+
+    def blocks(self) -> Iterator[tuple[Piece, int | None]]:
+        """Each block as a piece of its own, with its place among them; None for one that is alone."""
+        if self.count == 1:
+            yield self, None
+            return
+        # Left of the split axis, axes had moved by one to let the axis of blocks in.
+        short, long = (axis + (axis < self.split - 1) for axis in (self.short, self.long))
+        for i in range(self.count):
+            yield Piece(self.split, self.start + i * self.size, 1, self.size, short, long), i
+
+    def cut(self, span: tuple[int, int], origin: int) -> Piece:
+        """A part of one block, counted from its start, in an array that starts at `origin` of the whole one."""
+        return dataclasses.replace(self, start=max(0, self.start + span[0] - origin), size=span[1] - span[0])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from celo2.errors import InputError
 from celo2.routing import ADAMW, CELO2, Override, Route, check_rule, overridden
 from celo2.torch.routing import default_axes, route_module, route_tensors
+from celo2.torch.sharded import shards
 from celo2.views import MatrixAxes, Piece, Vector, pieces
 
 STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -158,5 +159,4 @@ def _check_parameter(parameter: Routed) -> None:
         raise InputError(f"{parameter.route.name} is complex; optimize torch.view_as_real of it instead")
     if not parameter.tensor.is_floating_point():
         raise InputError(f"{parameter.route.name} is of {parameter.tensor.dtype}; only floats can be optimized")
-    if hasattr(parameter.tensor, "device_mesh"):
-        raise InputError(f"{parameter.route.name} is a DTensor; sharded parameters are not supported yet")
+    shards(parameter.tensor, parameter.route.name)  # tells at once of layouts that are not supported

@@ -20,7 +20,7 @@ from celo2.routing import ADAMW, Override, Route, Routing
 from celo2.rule import Weights
 from celo2.state import State, lengths, unpack
 from celo2.theta import Theta, load_theta
-from celo2.torch import adamw
+from celo2.torch import adamw, sharded
 from celo2.torch.compiler import check_compiler, has_compiler
 from celo2.torch.groups import NO_PARAMETERS, check_hyper_parameters, end_of_model, listed, parts, routed, split
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
@@ -142,19 +142,17 @@ class Celo2(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        whole, spread = [], []
         for group in self.param_groups:
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 if p.grad is not None and p.grad.layout != torch.strided:
                     raise InputError(f"the gradient of {name} is sparse; use sparse=False in its Embedding")
+                # Wrappers may have put other tensors in the place of those that were checked when they came in.
+                shards = sharded.shards(p, name)
                 self._init_state(p, group)
-        self._warn(
-            [
-                self._step_tensor(p, p.grad, group)
-                for group in self.param_groups
-                for p in group["params"]
-                if p.grad is not None and p.numel() > 0
-            ]
-        )
+                if p.grad is not None and p.numel() > 0:
+                    spread.append((p, group, shards)) if shards else whole.append((p, group))
+        self._warn([*(self._step_tensor(p, group) for p, group in whole), *self._step_sharded(spread)])
         return loss
 
     def _init_state(self, p: Tensor, group: dict[str, Any]) -> None:
@@ -169,24 +167,28 @@ class Celo2(Optimizer):
             return
         dtype = torch.promote_types(p.dtype, torch.float32)
         per_entry = p.dtype if p.dtype == torch.float64 else group["state_dtype"]
-        second_moment = torch.zeros_like(p, dtype=per_entry, memory_format=torch.preserve_format)
-        momentum = torch.stack([second_moment for _ in self.theta.spec.momentum_decays])
-        moments = lengths(self.theta.spec, parts(p, group), second_moment, torch)
-        factored = (torch.zeros(shape, dtype=dtype, device=p.device) for shape in moments)
-        state.update(State(momentum, second_moment, *factored)._asdict())
+        spec = self.theta.spec
+        rows, columns = lengths(spec, parts(p, group), torch.empty(p.shape, device="meta"), torch)
+        state.update(
+            State(
+                sharded.zeros(p, per_entry, copies=len(spec.momentum_decays)),
+                sharded.zeros(p, per_entry),
+                torch.zeros(rows, dtype=dtype, device=p.device),
+                torch.zeros(columns, dtype=dtype, device=p.device),
+            )._asdict()
+        )
 
-    def _step_tensor(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> Tensor:
+    def _step_tensor(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         """Move one parameter; returns whether its gradient was finite, a 0-d bool tensor that nothing waits for."""
-        state = self.state[p]
+        assert p.grad is not None
+        state = {key: sharded.local(value) for key, value in self.state[p].items()}
+        p, g = sharded.local(p), sharded.local(p.grad)
         finite = is_finite(g)
         state["skipped"] += ~finite
         if group["rule"] == ADAMW:
             adamw.step_(p, g, state, finite, group)
             return finite
-        work = torch.promote_types(p.dtype, torch.float32)
-        state["step"] += finite
-        numbers = (torch.as_tensor(group[key], dtype=work, device=p.device) for key in ("lr", "weight_decay"))
-        how = Move(finite, *numbers, count=state["step"])
+        how = self._move(p, state, finite, group)
         batches = parts(p, group)
         views = unpack(torch, batches, State(*(state[key] for key in State._fields)))
         for part, accumulators in zip(batches, views, strict=True):
@@ -194,7 +196,35 @@ class Celo2(Optimizer):
             step_(self._rule(w, group, part.vector), accumulators, part.view(torch, g), w, how)
         return finite
 
-    def _rule(self, w: Tensor, group: dict[str, Any], vector: bool) -> Rule:
+    def _step_sharded(self, spread: Sequence[tuple[Any, dict[str, Any], sharded.Shards]]) -> list[Tensor]:
+        """Move the parameters of which each rank has a part, together; returns whether their gradients were finite."""
+        flags = sharded.all_finite([sharded.local(p.grad) for p, _, _ in spread], [shards.group for _, _, shards in spread])
+        jobs = []
+        for (p, group, shards), finite in zip(spread, flags, strict=True):
+            state = self.state[p]
+            state["skipped"] += ~finite
+            if group["rule"] == ADAMW:
+                near = {key: sharded.local(value) for key, value in state.items()}
+                adamw.step_(sharded.local(p), sharded.local(p.grad), near, finite, group)
+                continue
+            how = self._move(p, state, finite, group)
+            accumulators = State(*(state[key] for key in State._fields))
+            if p.ndim == 1:
+                sharded.step_vector(self._rule(sharded.local(p)[None], group, True), accumulators, p.grad, p, shards, how)
+                continue
+            for matrices in sharded.matrices(p, p.grad, accumulators, shards, parts(p, group)):  # type: ignore[arg-type]
+                jobs.append(sharded.Job(matrices, self._rule(matrices.p, group, False, spread=True), how))
+        sharded.step(jobs)
+        return flags
+
+    def _move(self, p: Tensor, state: dict[str, Tensor], finite: Tensor, group: dict[str, Any]) -> Move:
+        """Count a step and say how it is to be done."""
+        state["step"] += finite
+        work = torch.promote_types(p.dtype, torch.float32)
+        numbers = (torch.as_tensor(group[key], dtype=work, device=p.device) for key in ("lr", "weight_decay"))
+        return Move(finite, *numbers, count=state["step"])
+
+    def _rule(self, w: Tensor, group: dict[str, Any], vector: bool, spread: bool = False) -> Rule:
         """The rule for matrices of this kind."""
         spec = self.theta.spec
         theta = self._theta_tensors(torch.promote_types(w.dtype, torch.float32), w.device)
@@ -204,8 +234,8 @@ class Celo2(Optimizer):
             orthogonalize = functools.partial(newton_schulz, dtype=torch.bfloat16 if half else None)
         if self._compile is None:
             self._compile = self._compiling_pays()
-        # Kernels for a side of length one would be kernels of their own.
-        fused = self._compile and min(w.shape[-2:]) > 1
+        # Sides of length one, or none, would need kernels of their own; so would the taps of a sharded kernel as they lie.
+        fused = self._compile and min(w.shape[-2:]) > 1 and (w.ndim == 2 or not spread)
         return Rule(spec, theta, passes(bool(fused), w.device), orthogonalize)
 
     def _compiling_pays(self) -> bool:
@@ -221,7 +251,10 @@ class Celo2(Optimizer):
             if optimizer is not None:
                 optimizer._step_in_backward(p, optimizer.param_groups[number])
 
-        for p in self.param_groups[number]["params"]:
+        group = self.param_groups[number]
+        for name, p in zip(group["param_names"], group["params"], strict=True):
+            if sharded.is_spread(p):
+                raise InputError(f"{name} is sharded, which in_backward cannot do; leave in_backward out")
             if p.requires_grad:
                 p.register_post_accumulate_grad_hook(moved)
 
@@ -230,7 +263,7 @@ class Celo2(Optimizer):
         assert p.grad is not None
         self._init_state(p, group)
         if p.numel():
-            self._warn([self._step_tensor(p, p.grad, group)])
+            self._warn([self._step_tensor(p, group)])
         p.grad = None
 
     def _theta_tensors(self, dtype: torch.dtype, device: torch.device) -> Weights:

@@ -74,13 +74,13 @@ def step_(rule_: Rule, accumulators: Accumulators, g: Tensor, p: Tensor, how: Mo
         p: parameter, same view.
         how: rate and the like.
     """
-    for here in chunks(g, rule_.passes.tile):
+    for here in chunks(g.shape, rule_.passes.tile):
         m, v = accumulators.momentum[:, *here], accumulators.second_moment[here]
         factored = tuple(f[:, *here] for f in accumulators.factored)
         if len(factored) == 1:
             _step_vector(rule_, Accumulators(m, v, factored), g[here], p[here], how)
             continue
-        packed = [rule_.passes.pack(x, p.ndim - 2, is_turned(p)) for x in (m, v, p[here], g[here])]
+        packed = [rule_.passes.pack(x, v.ndim - 2, is_turned(p)) for x in (m, v, p[here], g[here])]
         factored = tuple(f.reshape(f.shape[0], *packed[1].shape[:-2], *f.shape[-2:]) for f in factored)
         d, moved = drive(direction(rule_, Accumulators(packed[0], packed[1], factored), packed[3], packed[2], how))
         if rule_.orthogonalize is not None:
@@ -183,15 +183,15 @@ def is_turned(p: Tensor) -> bool:
     return p.stride(-1) > p.stride(-2)
 
 
-def chunks(g: Tensor, limit: int) -> Iterator[tuple[slice, ...]]:
-    """Parts of a batch of matrices (..., a, b), of about `limit` entries or one matrix each."""
-    if g.ndim == 2 or g.numel() <= limit:
+def chunks(shape: torch.Size, limit: int) -> Iterator[tuple[slice | int, ...]]:
+    """Indices of parts of a batch of matrices (..., a, b) of about `limit` entries each, or of one matrix each."""
+    if len(shape) == 2 or (shape.numel() <= limit and shape[:-2].numel() > 1):
         yield ()
         return
-    count = limit * g.shape[0] // g.numel()
-    for start in range(0, g.shape[0], max(1, count)):
-        here = slice(start, start + max(1, count))
-        if count:
-            yield (here,)
-        else:  # one along this axis is still too much
-            yield from ((here, *rest) for rest in chunks(g[start], limit))
+    count = limit * shape[0] // max(1, shape.numel())
+    for start in range(0, shape[0], max(1, count)):
+        stop = min(start + max(1, count), shape[0])
+        if stop - start > 1:
+            yield (slice(start, stop),)
+        else:
+            yield from ((start, *rest) for rest in chunks(shape[1:], limit))

@@ -1,0 +1,167 @@
+"""What each process of `test_torch_sharded.py` runs: the same model and gradients on any number of ranks, in any layout."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from celo2.errors import InputError
+from celo2.torch import Celo2
+from tests.cases import THETA
+
+
+class Model(nn.Module):
+    """Every kind of tensor that a rank may have an odd part of."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(11, 12)
+        self.uneven = nn.Linear(12, 33)
+        self.few = nn.Linear(33, 3)  # fewer rows than ranks
+        self.row = nn.Linear(9, 1)
+        self.attention = nn.MultiheadAttention(6, 2)  # fused QKV, whose blocks end inside a shard
+        self.conv = nn.Conv2d(5, 10, 3)
+        self.experts = nn.Parameter(torch.randn(5, 8, 6))
+        self.norm = nn.LayerNorm(12)
+        self.hidden = nn.Linear(12, 12)
+        self.twin = nn.Linear(12, 33)
+        self.head = nn.Linear(12, 4)
+
+
+def optimizer(model, **options):
+    experts = [model.experts]
+    rest = [(name, p) for name, p in model.named_parameters() if p is not model.experts]
+    matrices = [(n, p) for n, p in rest if p.ndim > 1 and "embedding" not in n and "head" not in n and "in_proj" not in n]
+    others = [(n, p) for n, p in rest if p.ndim < 2 or "embedding" in n or "head" in n]
+    rule = "celo2" if options.get("orthogonalize") is False else "adamw"
+    return Celo2(
+        [
+            {"params": matrices, "rule": "celo2"},
+            {"params": [model.attention.in_proj_weight], "rule": "celo2", "split_sizes": (6, 6, 6)},
+            {"params": experts, "rule": "celo2", "axes": (2, 1)},
+            {"params": others, "rule": rule, "lr": 0.02},
+        ],
+        lr=0.01, weight_decay=0.1, theta=THETA, **options,
+    )  # fmt: skip
+
+
+def steps(model, opt, first, count):
+    for step in range(first, first + count):
+        for i, p in enumerate(model.parameters()):
+            g = torch.randn(p.shape, generator=torch.Generator().manual_seed(1000 * step + i))
+            g = g / 0 if (step, i) == (1, 4) else g  # one gradient is not finite on one step
+            p.grad = distribute_tensor(g, p.device_mesh, p.placements) if isinstance(p, DTensor) else g
+        opt.step()
+
+
+def whole(model):
+    return {n: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone() for n, p in model.named_parameters()}
+
+
+class Traffic(TorchDispatchMode):
+    """Bytes that this rank gives to each collective."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if func.namespace == "c10d":
+            sent = args[1] if name == "alltoall_base_" else args[0]
+            tensors = sent if isinstance(sent, list) else [sent]
+            self.bytes.setdefault(name, []).append(sum(t.numel() * t.element_size() for t in tensors))
+        return func(*args, **(kwargs or {}))
+
+
+def sharded(mesh):
+    model = Model()
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def data_parallel(rank, size):
+    """Three steps of DDP, each rank on its part of a batch of 8."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 1))
+    wrapped = nn.parallel.DistributedDataParallel(model) if size > 1 else model
+    opt = Celo2(wrapped, lr=0.01, theta=THETA)
+    for step in range(3):
+        batch = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
+        opt.zero_grad()
+        wrapped(batch.chunk(size)[rank]).square().mean().backward()
+        opt.step()
+    return whole(model)
+
+
+def refusals():
+    """The messages for a parameter that is sharded twice, and for what only one process can do."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("fsdp", "tensor"))
+    twice = nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh, [Shard(0), Shard(1)]))
+    once = nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh["fsdp"], [Shard(0)]))
+    messages = []
+    for p, options in [(twice, {}), (once, {"in_backward": True})]:
+        try:
+            Celo2([("weight", p)], theta=THETA, **options)
+        except InputError as error:
+            messages.append(str(error))
+    return messages
+
+
+def main():
+    warnings.simplefilter("ignore")
+    out = Path(sys.argv[1])
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size)
+    meshes = {"fsdp": init_device_mesh("cpu", (size,))}
+    if size == 4:
+        meshes["hsdp"] = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+    results = {"ddp": data_parallel(rank, size), "refusals": refusals() if size == 4 else []}
+    for name, mesh in meshes.items():
+        for orthogonalize in (True, False):
+            model = sharded(mesh)
+            steps(model, optimizer(model, orthogonalize=orthogonalize), 0, 4)
+            results[f"{name} {orthogonalize}"] = whole(model)
+
+    model = sharded(meshes["fsdp"])
+    opt = optimizer(model)
+    steps(model, opt, 0, 2)
+    with Traffic() as traffic:
+        steps(model, opt, 2, 1)
+    (out / f"traffic-{rank}.json").write_text(json.dumps(traffic.bytes))
+    model_state, optimizer_state = get_state_dict(model, opt)
+    if size == 4:
+        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=out / "checkpoint")
+    steps(model, opt, 3, 2)
+    results["uninterrupted"] = whole(model)
+    model = sharded(meshes["fsdp"])
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    opt = optimizer(model)
+    model_state, optimizer_state = get_state_dict(model, opt)
+    checkpoint = {"model": model_state, "optimizer": optimizer_state}
+    where = out / "checkpoint" if size == 4 else Path(sys.argv[2]) / "checkpoint"
+    dcp.load(checkpoint, checkpoint_id=where)
+    set_state_dict(model, opt, model_state_dict=checkpoint["model"], optim_state_dict=checkpoint["optimizer"])
+    steps(model, opt, 3, 2)
+    results["resumed"] = whole(model)
+    if rank == 0:
+        torch.save(results, out / "results.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
