@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
+# What torchtitan asks for contradicts the others and Python packages for GPUs; its container of optimizers needs none of it.
+TITAN := $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps
+
 .PHONY: demo test clean
 
 demo: .venv/demo-installed
@@ -25,4 +28,5 @@ clean:
 .venv/test-installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) '.[dev]'
+	$(TITAN) torchtitan spmd_types torch_checkpointing
 	touch $@

@@ -509,6 +509,10 @@ def test_groups_added_later_are_routed():
         ),
         (lambda: Celo2(nn.Linear(2, 2), betas=(0.9, 1.0), theta=THETA), "give two, each at least 0 and below 1"),
         (lambda: Celo2(nn.Linear(2, 2), state_dtype=torch.float16, theta=THETA), "state_dtype is torch.float16; take one of"),
+        (
+            lambda: Celo2(nn.Linear(2, 2), newton_schulz_dtype=torch.float16, theta=THETA),
+            "newton_schulz_dtype is torch.float16",
+        ),
         (lambda: Celo2(nn.Linear(2, 2), lr="1e-3", theta=THETA), "lr is '1e-3'; it must be a number"),
         (lambda: Celo2(nn.ReLU(), theta=THETA), "no parameters to optimize"),
         (lambda: Celo2([{"lr": 1.0}], theta=THETA), "a group has no 'params'"),
@@ -541,3 +545,86 @@ def test_a_sparse_gradient_is_refused_by_name_before_anything_moves():
     with pytest.raises(InputError, match=r"the gradient of 1.weight is sparse; use sparse=False"):
         optimizer.step()
     assert torch.equal(model[0].weight, before)
+
+
+def test_in_backward_gives_the_same_parameters_and_frees_each_gradient():
+    model, twin = small_model(), small_model()
+    optimizer = Celo2(model, lr=1e-2, weight_decay=0.1, theta=THETA, in_backward=True)
+    reference = Celo2(twin, lr=1e-2, weight_decay=0.1, theta=THETA)
+    alive = []
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(lambda _: alive.append(sum(q.grad is not None for q in model.parameters())))
+    for step in range(3):
+        backward(model, step)
+        before = copy.deepcopy(model)
+        optimizer.step()
+        assert same(model, before), "the backward pass has moved everything"
+        assert all(p.grad is None for p in model.parameters())
+        backward(twin, step)
+        reference.step()
+        reference.zero_grad()
+    assert same(model, twin)
+    assert max(alive) == 0
+
+
+def test_a_copy_of_an_optimizer_that_steps_in_backward_does_so_too():
+    model = small_model()
+    optimizer = Celo2(model, lr=1e-2, theta=THETA, in_backward=True)
+    backward(model, 0)
+    other, copied = pickle.loads(pickle.dumps((model, optimizer)))
+    optimizer.load_state_dict(optimizer.state_dict())
+    backward(model, 1)
+    backward(other, 1)
+    assert same(model, other)
+    assert copied.state[other[2].weight]["step"] == optimizer.state[model[2].weight]["step"] == 2
+
+
+def test_bfloat16_state_is_half_the_size_and_right_on_average():
+    """The momentum of decay 0.999 moves by less than bfloat16 can tell apart; rounded at random, its mean is true."""
+    p = nn.Parameter(torch.zeros(300, 400))
+    optimizer = Celo2([{"params": [p], "rule": "celo2"}], theta=THETA, state_dtype=torch.bfloat16)
+    for _ in range(40):
+        p.grad = torch.full_like(p, 0.3)
+        optimizer.step()
+    state = optimizer.state[p]
+    entries = [state[key] for key in ("momentum", "second_moment")]
+    assert sum(x.numel() * x.element_size() for x in entries) == 8 * p.numel()
+    for mean, beta in zip(state["momentum"].float().mean((1, 2)), (0.9, 0.99, 0.999), strict=True):
+        assert mean.item() == pytest.approx(0.3 * (1 - beta**40), rel=2e-3)
+    assert state["second_moment"].float().mean().item() == pytest.approx(0.09 * (1 - 0.95**40), rel=2e-3)
+    nearest = torch.tensor(0.0, dtype=torch.bfloat16)
+    for _ in range(2000):
+        nearest = (0.999 * nearest.float() + 0.001 * 0.3).bfloat16()
+    assert nearest < 0.2, "rounded to nearest it would stop far below 0.3 (1 - 0.999^2000) = 0.26"
+
+
+def test_bfloat16_state_resumes_bit_for_bit():
+    model = small_model()
+    optimizer = Celo2(model, lr=1e-3, theta=THETA, state_dtype=torch.bfloat16)
+    train(model, optimizer, 3)
+    twin = copy.deepcopy(model)
+    other = Celo2(twin, lr=1.0, theta=THETA, state_dtype=torch.bfloat16)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, 3, first=3)
+    train(twin, other, 3, first=3)
+    assert same(model, twin)
+
+
+def test_newton_schulz_in_bfloat16_is_near_float32():
+    """Its products have three digits: steps agree to a few hundredths of their size."""
+    torch.manual_seed(0)
+    moved = []
+    for dtype in (torch.float32, torch.bfloat16):
+        p = nn.Parameter(torch.zeros(64, 128))
+        p.grad = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+        Celo2([{"params": [p], "rule": "celo2"}], lr=1.0, theta=THETA, newton_schulz_dtype=dtype).step()
+        moved.append(p.detach())
+    assert (moved[0] - moved[1]).norm() / moved[0].norm() < 0.05
+    assert not torch.equal(*moved)
+
+
+def test_keys_of_other_optimizers_in_a_group_are_tolerated():
+    model = small_model()
+    optimizer = Celo2([{"params": model, "fused": True, "foreach": None, "lr_scale": 0.5}], theta=THETA)
+    train(model, optimizer, 1)
+    assert all(group["fused"] is True for group in optimizer.param_groups)

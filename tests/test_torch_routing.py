@@ -268,3 +268,12 @@ def test_the_table_has_a_line_a_parameter():
     assert lines[0].split() == ["name", "shape", "rule", "why"]
     assert len(lines) == 1 + len(routing) == 1 + len(list(GPT().parameters()))
     assert "128x128  celo2  hidden matrix (Linear)" in str(routing)
+
+
+def test_names_beside_tensors_are_kept():
+    """The base class writes groups with `param_names`; frameworks pass such groups on."""
+    names = ["wte.weight", "block.fc.weight"]
+    group = {"params": [torch.ones(50, 8), torch.ones(8, 8)], "param_names": names}
+    assert {name: rule for name, (rule, _) in rules([group]).items()} == {"wte.weight": "adamw", "block.fc.weight": "celo2"}
+    with pytest.raises(InputError, match="a group has 2 params and 1 param_names; give a name for each"):
+        rules([{**group, "param_names": names[:1]}])

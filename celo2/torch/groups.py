@@ -66,7 +66,10 @@ def routed(
         found = [Routed(*item) for item in route_module(params, ends_model=params is end)]
     else:
         items = [params] if isinstance(params, Tensor) else list(params)
-        named = [item if isinstance(item, tuple) else (None, item) for item in items]
+        known = group.get("param_names") or [None] * len(items)  # as the base class keeps them beside tensors
+        if len(known) != len(items):
+            raise InputError(f"a group has {len(items)} params and {len(known)} param_names; give a name for each")
+        named = [item if isinstance(item, tuple) else (name, item) for name, item in zip(known, items, strict=True)]
         for _, p in named:
             if not isinstance(p, Tensor):
                 raise InputError(

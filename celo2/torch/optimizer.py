@@ -221,7 +221,11 @@ class Celo2(Optimizer):
         """Count a step and say how it is to be done."""
         state["step"] += finite
         work = torch.promote_types(p.dtype, torch.float32)
-        numbers = (torch.as_tensor(group[key], dtype=work, device=p.device) for key in ("lr", "weight_decay"))
+        # A number is filled in and not copied over, which no device would wait for and a CUDA graph may record.
+        numbers = (
+            x.to(p.device, work) if isinstance(x, Tensor) else torch.full((), x, dtype=work, device=p.device)
+            for x in (group["lr"], group["weight_decay"])
+        )
         return Move(finite, *numbers, count=state["step"])
 
     def _rule(self, w: Tensor, group: dict[str, Any], vector: bool, spread: bool = False) -> Rule:

@@ -1,0 +1,156 @@
+"""Protects who uses Celo2 from another framework: the real package runs each example, as far as its checkpoints."""
+
+import importlib
+import os
+import sys
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when Transformers is imported
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable_torchvision():
+    """Declare two of torchvision's operators where its library does not load, else nothing imports that knows of it.
+
+    PyPI's torchvision is linked against PyTorch with CUDA. Beside a CPU build its Python part raises as it registers
+    shapes for these two; timm needs that part (torchvision.ops.misc) and neither operator.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        yield
+        library._destroy()
+    else:
+        yield
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Matrices of 64 rows cost more in threads that wait for each other than they take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Run an example as its users do: {name: (rule, why)} of the table it prints, the first and the last loss, the module."""
+
+    def run(name, *arguments):
+        example = importlib.import_module(f"examples.{name}")
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        example.main()
+        lines = capsys.readouterr().out.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.split() == ["name", "shape", "rule", "why"])
+        rows = [line.split(maxsplit=3) for line in lines[start + 1 : -1]]
+        words = lines[-1].split()
+        return {row[0]: tuple(row[2:]) for row in rows}, float(words[1]), float(words[-4]), example
+
+    return run
+
+
+def ruled(routes, rule):
+    return {name: why for name, (whose, why) in routes.items() if whose == rule}
+
+
+def assert_same_state(ours, theirs):
+    """Two state dicts of an optimizer are equal, every accumulator to the bit."""
+    assert ours["param_groups"] == theirs["param_groups"]
+    assert ours["state"].keys() == theirs["state"].keys()
+    for i, state in ours["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, theirs["state"][i][key]), (i, key)
+
+
+def test_transformers_trainer(tmp_path, run_main):
+    routes, first, last, example = run_main("transformers_trainer", tmp_path / "whole")
+    assert last < 0.5 * first
+    block = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    layers = [f"transformer.h.{i}.{name}.weight" for i in (0, 1) for name in block]
+    assert ruled(routes, "celo2") == dict.fromkeys(layers, "hidden matrix, stored (in, out)")
+    assert routes["transformer.wte.weight"] == ("adamw", "embedding (Embedding)")
+
+    resumed = example.small_trainer(str(tmp_path / "resumed"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-20"))
+    assert resumed.optimizer.param_groups[0]["param_names"] == layers
+    whole = torch.load(tmp_path / "whole/checkpoint-40/optimizer.pt")
+    assert_same_state(resumed.optimizer.state_dict(), whole)
+
+
+def test_transformers_trainer_gives_the_class_no_names(tmp_path):
+    """Why the example has a factory: with the class itself, GPT-2's matrices are read the wrong way round."""
+    example = importlib.import_module("examples.transformers_trainer")
+    trainer = example.small_trainer(str(tmp_path))
+    factory, settings = trainer.optimizer_cls_and_kwargs
+    trainer.optimizer_cls_and_kwargs = factory(), settings
+    why = {route.why for route in trainer.create_optimizer().routing() if route.rule == "celo2"}
+    assert why == {"hidden matrix"}
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # Lightning's own call
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # advice on the DataLoader
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # of the list of best checkpoints, which is not asked for
+def test_lightning_module(tmp_path, run_main):
+    routes, first, last, example = run_main("lightning_module", tmp_path / "whole")
+    assert last < 0.5 * first
+    assert ruled(routes, "celo2") == {
+        "stem.0.weight": "convolution (Conv2d), each tap a matrix",
+        "hidden.weight": "hidden matrix (Linear)",
+    }
+    assert routes["out.weight"] == ("adamw", "output head (Linear, by its name)")
+
+    whole = torch.load(tmp_path / "whole/epoch=9-step=20.ckpt")
+    resumed = example.trained(str(tmp_path / "resumed"), checkpoint=str(tmp_path / "whole/epoch=4-step=10.ckpt"))
+    assert len(resumed.losses) == 10
+    assert_same_state(resumed.optimizers().optimizer.state_dict(), whole["optimizer_states"][0])
+
+
+def test_accelerate_loop(tmp_path, run_main):
+    routes, first, last, example = run_main("accelerate_loop", tmp_path / "whole")
+    assert last < 0.9 * first
+    assert ruled(routes, "celo2") == {
+        "block.self_attn.in_proj_weight": "fused QKV, three matrices",
+        "block.self_attn.out_proj.weight": "hidden matrix (NonDynamicallyQuantizableLinear)",
+        "block.linear1.weight": "hidden matrix (Linear)",
+        "block.linear2.weight": "hidden matrix (Linear)",
+    }
+    whole = torch.load(tmp_path / "whole/8/optimizer.bin")
+    optimizer, losses = example.trained(tmp_path / "whole", from_epoch=4)
+    assert len(losses) == 16
+    assert_same_state(optimizer.state_dict(), whole)
+    assert optimizer.state[optimizer.param_groups[-1]["params"][0]]["step"] == 16, "one step for two of 32 batches"
+
+
+def test_timm_registry(run_main):
+    routes, first, last, _ = run_main("timm_registry")
+    assert last < 0.9 * first
+    assert ruled(routes, "adamw")["head.weight"] == "output head (Linear)", "as get_classifier says"
+    linear = {f"blocks.{i}.{name}.weight" for i in (0, 1) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    hidden = dict.fromkeys(linear, "hidden matrix (Linear)")
+    assert ruled(routes, "celo2") == {"patch_embed.proj.weight": "convolution (Conv2d), each tap a matrix", **hidden}
+
+
+def test_torchtitan_container(run_main):
+    routes, first, last, example = run_main("torchtitan_container")
+    assert last < 0.5 * first
+    assert ruled(routes, "celo2") == {"feed_forward.weight": "hidden matrix (Linear)"}
+    assert routes["lm_head.weight"] == ("adamw", "output head (Linear, by its name)")
+
+    model = torch.nn.Sequential(torch.nn.Embedding(64, 32), torch.nn.Linear(32, 32), torch.nn.Linear(32, 64))
+    optimizers, _ = example.trained(model)
+    optimizers.zero_grad()
+    before = [p.clone() for p in model.parameters()]
+    loaded = example.Celo2Optimizers.Config().build(model_parts=[model])
+    loaded.load_state_dict(optimizers.state_dict())  # torchtitan makes the state by a step at a rate of zero and fills it
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    saved = optimizers.state_dict()
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, saved[key]) if isinstance(value, torch.Tensor) else value == saved[key], key
+    assert saved["state.1.weight.momentum"].abs().max() > 0
