@@ -1,0 +1,65 @@
+"""Time of an optimizer step, bytes of its state and of its temporaries: Celo2, Muon, AdamW on the weights of known models.
+
+Run: python -m benchmarks.optimizer_step. Only parameters and random gradients are made, no forward pass; all optimizers of a
+setting (model and dtype of its parameters) move the same parameters in one process, taking turns, and medians and their
+ratios are reported. `--table` prints the README's table from the saved results and runs nothing.
+
+Every optimizer has the routing of Celo2: hidden matrices and convolutions by the rule that is measured, the rest by AdamW.
+torch.optim.Muon takes matrices only, so it gets a convolution as the one matrix (out, in * taps), a view of the same weights,
+where Celo2 has a matrix for every tap. In bfloat16 the state of torch's optimizers is bfloat16 too, while Celo2 keeps its own
+in float32, or as `state_dtype` says.
+
+A first step is told apart: it makes the state and compiles. Caches are emptied before each setting, but within one the kernels
+that an optimizer compiled serve those after it, as those of celo2 do celo2-no-ns. With all optimizers, GPT-2 needs 16 GB.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.optimizer_step import optimizers
+from benchmarks.optimizer_step.measure import Benchmark, Measurement, measure, nothing_compiled
+from benchmarks.optimizer_step.report import BASELINE, draw, load, markdown, paired, tables
+from benchmarks.provenance import provenance, save
+
+
+def run(config: Benchmark, console: Console) -> None:
+    """Measure, print, save."""
+    torch.set_num_threads(config.threads)
+    optimizers.check_naive()
+    origin = {**provenance(), "layers": config.layers, "repeats": config.repeats}
+    found: list[Measurement] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        for model, dtype in itertools.product(config.models, config.dtypes):
+            with nothing_compiled():
+                found += measure(model, dtype, config, progress)
+                save(config.out, {**origin, "measurements": [dataclasses.asdict(m) for m in found]})
+    picture = config.out.with_suffix(".png")
+    draw(found, picture)
+    console.print(*tables(found), paired(found))
+    console.print(f"results in {config.out}, picture in {picture}", highlight=False)
+
+
+def main() -> None:
+    """Read the arguments; run, or show what is there."""
+    config = tyro.cli(Benchmark)
+    if config.table:
+        print(markdown(*load(config.out)))
+    elif BASELINE not in config.optimizers:
+        sys.exit(f"--optimizers has no {BASELINE}, to which ratios are drawn; add it")
+    elif config.profile and "celo2" not in config.optimizers:
+        sys.exit("--profile is of celo2, which --optimizers has not; add it")
+    else:
+        run(config, Console())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Steps taken in turns, timed and weighed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import itertools
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch._inductor.utils import fresh_inductor_cache
+from torch.optim import Optimizer
+
+from benchmarks.optimizer_step.models import build
+from benchmarks.optimizer_step.optimizers import OPTIMIZERS
+
+ModelName = Literal["gpt2-small", "resnet50", "vit-b"]
+DtypeName = Literal["float32", "bfloat16"]
+OptimizerName = Literal[
+    "adamw",
+    "muon",
+    "muon-float32",
+    "celo2",
+    "celo2-bf16",
+    "celo2-base",
+    "celo2-eager",
+    "naive",
+    "celo2-no-ns",
+    "naive-no-ns",
+]
+WARM_UP = 2
+"""Turns before those that count: the one that compiles, and one for what it left cold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Time optimizer steps on the weights of known models, all optimizers taking turns in one run."""
+
+    models: tuple[ModelName, ...] = get_args(ModelName)
+    """Whose weights."""
+    dtypes: tuple[DtypeName, ...] = get_args(DtypeName)
+    """Of the parameters and gradients."""
+    optimizers: tuple[OptimizerName, ...] = get_args(OptimizerName)
+    """Which take turns, in this order; muon, to which ratios are drawn, must be among them."""
+    layers: int | None = None
+    """Cut GPT-2 and ViT-B, which have 12, to so many; ResNet-50 stays whole."""
+    repeats: int = 11
+    """Turns that count."""
+    threads: int = torch.get_num_threads()
+    """Of PyTorch."""
+    profile: bool = False
+    """Also print where the time of a step of celo2 goes."""
+    table: bool = False
+    """Run nothing; print the README's table from the results in `out`."""
+    out: Path = Path("results/optimizer-step.json")
+    """Results; a picture goes beside them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One optimizer on one model in one dtype."""
+
+    model: str
+    dtype: str
+    optimizer: str
+    parameters: int
+    """Entries of the model."""
+    first_step_seconds: float
+    """With compiling, where nothing before did that already."""
+    seconds: list[float]
+    """Of a step, turn by turn."""
+    state_bytes: int
+    temporary_bytes: int
+    """The most that was allocated at a time during a step, beside what was there before."""
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.seconds)
+
+    @property
+    def bytes_an_entry(self) -> float:
+        """State over all entries of the model, those that AdamW moves included."""
+        return self.state_bytes / self.parameters
+
+
+def measure(model_name: str, dtype_name: str, config: Benchmark, progress: Progress) -> list[Measurement]:
+    """All optimizers on one model in one dtype; they share its parameters and gradients."""
+    model = build(model_name, config.layers or 12, getattr(torch, dtype_name))
+    contenders = {name: OPTIMIZERS[name](model) for name in config.optimizers}
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    turns = WARM_UP + config.repeats
+    task = progress.add_task("", total=turns * len(contenders))
+    for _, (name, optimizers) in itertools.product(range(turns), contenders.items()):
+        progress.update(task, description=f"{model_name} {dtype_name}: {name}")
+        taken[name].append(seconds(optimizers))
+        progress.advance(task)
+    progress.update(task, description=f"{model_name} {dtype_name}")
+    if config.profile:
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in shares(contenders["celo2"]).items())
+        progress.console.print(f"celo2 on {model_name}, {dtype_name}: {parts}", highlight=False)
+    parameters = sum(p.numel() for p in model.parameters())
+    return [
+        Measurement(
+            model_name,
+            dtype_name,
+            name,
+            parameters,
+            taken[name][0],
+            taken[name][WARM_UP:],
+            state_bytes(optimizers),
+            temporary_bytes(optimizers),
+        )
+        for name, optimizers in contenders.items()
+    ]
+
+
+def seconds(optimizers: Sequence[Optimizer]) -> float:
+    """Of one step of all parameters."""
+    began = time.perf_counter()
+    for optimizer in optimizers:
+        optimizer.step()
+    return time.perf_counter() - began
+
+
+def state_bytes(optimizers: Sequence[Optimizer]) -> int:
+    """Of the tensors that are kept from step to step."""
+    states = [state for optimizer in optimizers for state in optimizer.state.values()]
+    return sum(x.nbytes for state in states for x in state.values() if isinstance(x, Tensor))
+
+
+def temporary_bytes(optimizers: Sequence[Optimizer]) -> int:
+    """The most that PyTorch's allocator held at a time during a step, beside what was there before."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        seconds(optimizers)
+    assert profile.profiler is not None
+    results: Any = profile.profiler.kineto_results
+    events = results.events()
+    held = itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]")
+    return max(held, default=0)
+
+
+@contextlib.contextmanager
+def nothing_compiled() -> Iterator[None]:
+    """A first step in here compiles all it needs, whatever was run before and is on disk."""
+    torch._dynamo.reset()
+    with fresh_inductor_cache():
+        yield
+    gc.collect()
+
+
+def shares(optimizers: Sequence[Optimizer]) -> dict[str, float]:
+    """Where the time of a compiled Celo2 step goes, as fractions of it; many small tensors take longer for being watched."""
+    with torch.profiler.profile() as profile:
+        seconds(optimizers)
+    found: dict[str, float] = {}
+    for event in profile.key_averages():
+        name = part(event.key)
+        found[name] = found.get(name, 0.0) + event.self_cpu_time_total
+    return {name: time / sum(found.values()) for name, time in found.items()}
+
+
+def part(event: str) -> str:
+    """Which part of a compiled step an event of the profiler belongs to; only Newton-Schulz has products worth the name."""
+    if event in ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"):
+        return "Newton-Schulz products"
+    if "CompiledFxGraph" in event:
+        return "fused kernels"
+    return "AdamW" if "adamw" in event else "the rest"
