@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ OptimizerName = Literal[
     "celo2-no-ns",
     "naive-no-ns",
 ]
+os.environ["KINETO_LOG_LEVEL"] = "3"  # else the profiler tells when it starts and stops
 WARM_UP = 2
 """Turns before those that count: the one that compiles, and one for what it left cold."""
 
