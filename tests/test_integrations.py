@@ -8,6 +8,7 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when Transformers is imported
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,15 +28,6 @@ def importable_torchvision():
         library._destroy()
     else:
         yield
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices of 64 rows cost more in threads that wait for each other than they take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

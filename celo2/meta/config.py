@@ -77,8 +77,8 @@ def celo2(config: MetaConfig) -> MetaConfig:
         start="muon-1",
         odd=True,
         outer_iterations=600,
-        learning_rate=2e-3,
-        final_learning_rate=2e-5,
+        learning_rate=5e-4,
+        final_learning_rate=5e-6,
     )
 
 
