@@ -1,19 +1,16 @@
 """Protects the fused step: the oracle's numbers from few graphs, which no rate, shape or layout compiles anew."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
 
-from celo2 import rule
 from celo2.errors import InputError
 from celo2.torch import Celo2, compiler
 from celo2.torch import passes as passes_module
 from celo2.torch.rounding import keep, noise
 from tests.cases import REFERENCE, SHAPES, THETA, draw
 from tests.oracle import oracle_steps
-from tests.test_torch_step import naive_direction, torch_layout, train
+from tests.test_torch_step import times_faster, torch_layout, train
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),  # kernels are compiled for a number of threads
@@ -69,33 +66,7 @@ def test_the_compiled_rounding_draws_the_bits_of_the_eager_one():
 
 
 def test_ten_times_faster_than_the_naive_form():
-    """The part outside Newton-Schulz on a matrix of GPT-2, alternating, medians of processor time on one thread."""
-    out, into = 2304, 768
-    theta = rule.Weights(*(torch.from_numpy(w) for w in THETA.weights))
-    p = torch.nn.Parameter(torch.randn(out, into))
-    p.grad = g = torch.randn(out, into)
-    optimizer = Celo2([{"params": [p], "rule": "celo2"}], theta=THETA, orthogonalize=False, compile=True)
-    momentum, v = torch.zeros(out, into, 3), torch.zeros(out, into)
-    r, c = torch.zeros(into, 3), torch.zeros(out, 3)
-
-    def naive():
-        for i, b in enumerate((0.9, 0.99, 0.999)):
-            momentum[..., i].mul_(b).add_(g, alpha=1 - b)
-            r[:, i].mul_(b).add_((g * g).mean(0), alpha=1 - b)
-            c[:, i].mul_(b).add_((g * g).mean(1), alpha=1 - b)
-        v.mul_(0.95).addcmul_(g, g, value=0.05)
-        d = naive_direction(g, p.detach(), momentum, v, r, c, theta)
-        p.data.sub_(1e-3 * d * torch.rsqrt(1e-9 + d.square().mean()))
-
-    optimizer.step()
-    times = {naive: [], optimizer.step: []}
-    for _ in range(5):
-        for f, seconds in times.items():
-            began = time.process_time()
-            f()
-            seconds.append(time.process_time() - began)
-    ratio = np.median(times[naive]) / np.median(times[optimizer.step])
-    assert ratio > 10, f"only {ratio:.1f} times faster"
+    assert times_faster(5, compile=True) > 10
 
 
 def test_compiling_is_the_default_where_it_pays(monkeypatch):
