@@ -104,8 +104,10 @@ def pieces(shape: Sequence[int], axes: MatrixAxes) -> list[Piece] | list[Vector]
     fan_in, fan_out, split = (_from_the_end(axis, shape) for axis in (axes.fan_in, axes.fan_out, axes.split_axis))
     if fan_in == fan_out:
         raise InputError(f"fan_in and fan_out are one axis, {axes.fan_in}, of shape {tuple(shape)}; state two different axes")
+    if axes.split_sizes and min(axes.split_sizes) < 1:
+        raise InputError(f"split_sizes are {axes.split_sizes}; give each block a length of at least 1")
     sizes = axes.split_sizes or (shape[split],)
-    if sum(sizes) != shape[split] or min(sizes) < 0:
+    if sum(sizes) != shape[split]:
         raise InputError(
             f"split_sizes {sizes} do not add up to {shape[split]}, the length of axis {axes.split_axis} of {tuple(shape)}"
         )

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from celo2.errors import InputError
@@ -61,7 +61,8 @@ def steps(model, opt, first, count):
     for step in range(first, first + count):
         for i, p in enumerate(model.parameters()):
             g = torch.randn(p.shape, generator=torch.Generator().manual_seed(1000 * step + i))
-            g = g / 0 if (step, i) == (1, 4) else g  # one gradient is not finite on one step
+            if p is model.uneven.weight and step == 1:
+                g[0, 0] = torch.inf  # on one rank alone
             p.grad = distribute_tensor(g, p.device_mesh, p.placements) if isinstance(p, DTensor) else g
         opt.step()
 
@@ -106,6 +107,29 @@ def data_parallel(rank, size):
     return whole(model)
 
 
+def odd_gradients(mesh, rank, size):
+    """A gradient that every rank has all of; then one that rank 0 alone has, of another parameter all but rank 0."""
+    torch.manual_seed(0)
+    values, gradients = torch.randn(2, 8, 6), torch.randn(2, 2, 8, 6)
+    gradients[1, 0, : 8 // size], gradients[1, 1, 8 // size :] = 0, 0
+    if mesh is None:
+        params = [nn.Parameter(x.clone()) for x in values]
+    else:
+        params = [nn.Parameter(distribute_tensor(x, mesh, [Shard(0)])) for x in values]
+    opt = Celo2([{"params": params, "rule": "celo2"}], lr=0.01, theta=THETA)
+    for step in range(2):
+        for i, (p, g) in enumerate(zip(params, gradients[step], strict=True)):
+            if mesh is None:
+                p.grad = g if (step, i) != (0, 1) else None
+            elif step == 0:
+                p.grad = None if i else distribute_tensor(g, mesh, [Replicate()])
+            else:
+                part = DTensor.from_local(g.chunk(size)[rank], mesh, [Shard(0)])
+                p.grad = part if (rank == 0) == (i == 1) else None
+        opt.step()
+    return {str(i): (p.full_tensor() if mesh else p).detach().clone() for i, p in enumerate(params)}
+
+
 def refusals():
     """The messages for a parameter that is sharded twice, and for what only one process can do."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("fsdp", "tensor"))
@@ -129,6 +153,7 @@ def main():
     if size == 4:
         meshes["hsdp"] = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     results = {"ddp": data_parallel(rank, size), "refusals": refusals() if size == 4 else []}
+    results["odd gradients"] = odd_gradients(meshes["fsdp"], rank, size)
     for name, mesh in meshes.items():
         for orthogonalize in (True, False):
             model = sharded(mesh)

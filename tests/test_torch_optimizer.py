@@ -251,7 +251,7 @@ def test_loaded_state_is_not_shared_with_the_checkpoint():
     assert torch.equal(checkpoint["state"][0]["momentum"], kept)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_state_dtype(dtype):
     model = small_model()
     optimizer = Celo2(model, theta=THETA, state_dtype=dtype)
@@ -259,7 +259,31 @@ def test_state_dtype(dtype):
     state = optimizer.state[model[2].weight]
     assert state["momentum"].dtype == state["second_moment"].dtype == dtype
     assert state["momentum"].shape == (3, 16, 24)
-    assert state["row_moments"].dtype == torch.float32
+    assert state["row_moments"].dtype == torch.promote_types(dtype, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)]
+)
+def test_state_goes_on_with_parameters_of_another_dtype(dtypes):
+    model, other = (small_model(dtype=dtype) for dtype in dtypes)
+    optimizer, twin = Celo2(model, theta=THETA), Celo2(other, theta=THETA)
+    train(model, optimizer, 2)
+    twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(other, twin, 2)
+    assert all(torch.isfinite(p).all() for p in other.parameters())
+
+
+def test_autocast_around_the_optimizer_changes_nothing():
+    model, twin = small_model(), small_model()
+    optimizer, other = Celo2(model, lr=1e-2, theta=THETA), Celo2(twin, lr=1e-2, theta=THETA)
+    for step in range(2):
+        backward(model, step)
+        backward(twin, step)
+        optimizer.step()
+        with torch.autocast("cpu", torch.bfloat16):
+            other.step()
+    assert same(model, twin)
 
 
 def test_state_is_made_for_all_trained_parameters_at_the_first_step():
@@ -567,6 +591,21 @@ def test_in_backward_gives_the_same_parameters_and_frees_each_gradient():
     assert max(alive) == 0
 
 
+def test_in_backward_refuses_sparse_gradients_and_moves_what_was_thawed_later():
+    model = nn.ModuleList([nn.Embedding(5, 3, sparse=True), nn.Linear(3, 3), nn.Linear(3, 3)])
+    model[2].weight.requires_grad_(False)
+    optimizer = Celo2(model, lr=1e-2, theta=THETA, in_backward=True)
+    with pytest.raises(InputError, match="is sparse; use sparse=False"):
+        model[1](model[0](torch.tensor([1]))).sum().backward()
+    optimizer = Celo2(model[1:], lr=1e-2, theta=THETA, in_backward=True)
+    model[2].weight.requires_grad_(True)
+    before = model[2].weight.clone()
+    model[2](model[1](torch.ones(1, 3))).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(model[2].weight, before)
+    assert model[2].weight.grad is None
+
+
 def test_a_copy_of_an_optimizer_that_steps_in_backward_does_so_too():
     model = small_model()
     optimizer = Celo2(model, lr=1e-2, theta=THETA, in_backward=True)
@@ -596,6 +635,15 @@ def test_bfloat16_state_is_half_the_size_and_right_on_average():
     for _ in range(2000):
         nearest = (0.999 * nearest.float() + 0.001 * 0.3).bfloat16()
     assert nearest < 0.2, "rounded to nearest it would stop far below 0.3 (1 - 0.999^2000) = 0.26"
+
+
+def test_bfloat16_state_of_a_vector_is_right_on_average():
+    p = nn.Parameter(torch.zeros(4000))
+    optimizer = Celo2([{"params": [p], "rule": "celo2"}], theta=THETA, orthogonalize=False, state_dtype=torch.bfloat16)
+    for _ in range(40):
+        p.grad = torch.full_like(p, 0.3)
+        optimizer.step()
+    assert optimizer.state[p]["momentum"][2].float().mean().item() == pytest.approx(0.3 * (1 - 0.999**40), rel=1e-2)
 
 
 def test_bfloat16_state_resumes_bit_for_bit():

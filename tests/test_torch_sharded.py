@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.sharded_worker import Model, data_parallel, optimizer, steps, whole
+from tests.sharded_worker import Model, data_parallel, odd_gradients, optimizer, steps, whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
 ROOT = Path(__file__).parent.parent
@@ -55,6 +55,11 @@ def test_data_parallel_is_equal_to_one_process(runs, size):
     check_close(load(runs[size])["ddp"], data_parallel(0, 1))
 
 
+@pytest.mark.parametrize("size", [4, 2])
+def test_ranks_may_differ_in_who_has_a_gradient_and_in_how_it_is_laid_out(runs, size):
+    check_close(load(runs[size])["odd gradients"], odd_gradients(None, 0, size))
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(runs):
     results = load(runs[4])
     assert all(torch.equal(results["resumed"][name], value) for name, value in results["uninterrupted"].items())
@@ -89,4 +94,4 @@ def test_what_is_refused(runs):
     assert twice.startswith(
         "weight is laid out as (Shard(dim=0), Shard(dim=1)); Celo2 takes parameters that are sharded along one"
     )
-    assert in_backward == "weight is sharded, which in_backward cannot do; leave in_backward out"
+    assert in_backward == "in_backward is for one process, and this is one of several; leave in_backward out"

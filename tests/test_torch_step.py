@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from celo2 import rule
 from celo2.torch import Celo2
 from celo2.torch import passes as passes_module
+from celo2.torch.newton_schulz import orthogonalize as newton_schulz
 from tests.cases import REFERENCE, SHAPES, THETA, draw
 from tests.oracle import oracle_steps
 
@@ -83,6 +84,31 @@ def test_every_finite_gradient_gives_a_finite_step(seed, exponent, spread):
             optimizer.step()
             assert torch.isfinite(p).all()
             torch.testing.assert_close((p.double() - old).square().mean().sqrt().item(), 1.0, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (128, 512), (256, 256)])
+@pytest.mark.parametrize("kind", ["random", "common mean", "six decades", "rank eight"])
+def test_newton_schulz_is_that_of_the_rule_in_float64(kind, shape):
+    """Also where singular values span decades, which the Gram matrix squares. Those of random matrices go to about one."""
+    torch.manual_seed(0)
+    a, b = shape
+    d = torch.randn(a, b)
+    u, _, v = torch.linalg.svd(d, full_matrices=False)
+    values = {"six decades": torch.logspace(0, -6, a), "rank eight": (torch.arange(a) < 8).float()}
+    d = {"random": d, "common mean": 1 + 1e-2 * d}[kind] if kind not in values else (u * values[kind]) @ v
+    expected = rule.orthogonalize(torch, THETA.spec, d.double())
+    actual = newton_schulz(THETA.spec, d.clone())
+    assert (actual.double() - expected).norm() / expected.norm() < 5e-5
+    if kind == "random":
+        largest = torch.linalg.svdvals(actual)[: a // 2]
+        assert 0.6 < largest.min() < largest.max() < 1.3
+
+
+def test_products_that_may_be_rounded_get_the_plain_form(monkeypatch):
+    d = torch.randn(32, 128)
+    expected = rule.orthogonalize(torch, THETA.spec, d)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    torch.testing.assert_close(newton_schulz(THETA.spec, d.clone()), expected, rtol=0, atol=1e-6)
 
 
 def peak_bytes(f):

@@ -22,10 +22,10 @@ def _cpp_compiler() -> str | None:
 
 def has_compiler(device: torch.device) -> bool:
     """Whether kernels for `device` can be compiled."""
-    return device.type == "cuda" or (device.type == "cpu" and _cpp_compiler() is not None)
+    return device.type != "cpu" or _cpp_compiler() is not None
 
 
-def check_compiler() -> None:
+def check_compiler(device: torch.device) -> None:
     """Raises InputError if what was asked for, to compile, is not possible on this machine."""
-    if not torch.cuda.is_available() and _cpp_compiler() is None:
+    if not has_compiler(device):
         raise InputError("compile=True needs a C++ compiler, and none was found; install g++, set CXX, or leave compile out")

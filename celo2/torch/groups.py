@@ -157,6 +157,18 @@ def check_hyper_parameters(group: dict[str, Any]) -> None:
         raise InputError("maximize is True, which Celo2 does not do; negate the loss")
 
 
+def check_gradient(p: Tensor, name: str) -> None:
+    """Raises InputError if a gradient is of a kind that no rule takes."""
+    if p.grad is not None and p.grad.layout != torch.strided:
+        raise InputError(f"the gradient of {name} is sparse; use sparse=False in its Embedding")
+
+
+def check_one_process() -> None:
+    """Raises InputError where gradients would be moved by before other ranks' were added."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise InputError("in_backward is for one process, and this is one of several; leave in_backward out")
+
+
 def _check_parameter(parameter: Routed) -> None:
     if parameter.tensor.is_complex():
         raise InputError(f"{parameter.route.name} is complex; optimize torch.view_as_real of it instead")

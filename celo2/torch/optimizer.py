@@ -22,10 +22,20 @@ from celo2.state import State, lengths, unpack
 from celo2.theta import Theta, load_theta
 from celo2.torch import adamw, sharded
 from celo2.torch.compiler import check_compiler, has_compiler
-from celo2.torch.groups import NO_PARAMETERS, check_hyper_parameters, end_of_model, listed, parts, routed, split
+from celo2.torch.groups import (
+    NO_PARAMETERS,
+    check_gradient,
+    check_hyper_parameters,
+    check_one_process,
+    end_of_model,
+    listed,
+    parts,
+    routed,
+    split,
+)
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
-from celo2.torch.passes import passes
-from celo2.torch.step import Move, Rule, is_finite, step_
+from celo2.torch.passes import passes, working_dtype
+from celo2.torch.step import Move, Rule, is_finite, step_, without_autocast
 
 COMPILE_FROM = 1 << 22
 """Entries under the rule from which compiling pays: it saves about 50 ns an entry and step, its half minute in 150 steps."""
@@ -85,10 +95,11 @@ class Celo2(Optimizer):
         self._route = route
         self._routes: list[Route] = []
         self._tensors: dict[tuple[torch.dtype, torch.device], Weights] = {}
-        if compile:
-            check_compiler()
         self._compile = compile
+        self._fused: bool | None = None
         self._in_backward = in_backward
+        if in_backward:
+            check_one_process()
         defaults = {
             "lr": lr.clone() if isinstance(lr, Tensor) else lr,
             "weight_decay": weight_decay,
@@ -107,6 +118,9 @@ class Celo2(Optimizer):
         self._end = None
         if not self._routes:
             raise InputError(NO_PARAMETERS)
+        if compile:
+            for device in {p.device for group in self.param_groups for p in group["params"]}:
+                check_compiler(device)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Route a group's parameters and add them, as one group a rule and a reading of axes.
@@ -145,14 +159,19 @@ class Celo2(Optimizer):
         whole, spread = [], []
         for group in self.param_groups:
             for name, p in zip(group["param_names"], group["params"], strict=True):
-                if p.grad is not None and p.grad.layout != torch.strided:
-                    raise InputError(f"the gradient of {name} is sparse; use sparse=False in its Embedding")
+                check_gradient(p, name)
                 # Wrappers may have put other tensors in the place of those that were checked when they came in.
                 shards = sharded.shards(p, name)
                 self._init_state(p, group)
-                if p.grad is not None and p.numel() > 0:
-                    spread.append((p, group, shards)) if shards else whole.append((p, group))
-        self._warn([*(self._step_tensor(p, group) for p, group in whole), *self._step_sharded(spread)])
+                if p.numel() and shards and self.state[p]:
+                    spread.append((p, group, shards))
+                elif p.numel() and p.grad is not None:
+                    whole.append((p, group))
+        with without_autocast({p.device.type for p, *_ in (*whole, *spread)}):
+            self._warn([*(self._step_tensor(p, group) for p, group in whole), *self._step_sharded(spread)])
+        if self._in_backward:  # parameters that were frozen when hooks were given out
+            for p, _ in whole:
+                p.grad = None
         return loss
 
     def _init_state(self, p: Tensor, group: dict[str, Any]) -> None:
@@ -165,8 +184,8 @@ class Celo2(Optimizer):
         if group["rule"] == ADAMW:
             state.update(adamw.init(p))
             return
-        dtype = torch.promote_types(p.dtype, torch.float32)
         per_entry = p.dtype if p.dtype == torch.float64 else group["state_dtype"]
+        dtype = torch.promote_types(per_entry, torch.float32)
         spec = self.theta.spec
         rows, columns = lengths(spec, parts(p, group), torch.empty(p.shape, device="meta"), torch)
         state.update(
@@ -180,9 +199,8 @@ class Celo2(Optimizer):
 
     def _step_tensor(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         """Move one parameter; returns whether its gradient was finite, a 0-d bool tensor that nothing waits for."""
-        assert p.grad is not None
         state = {key: sharded.local(value) for key, value in self.state[p].items()}
-        p, g = sharded.local(p), sharded.local(p.grad)
+        p, g = sharded.local(p), sharded.local(sharded.gradient(p))
         finite = is_finite(g)
         state["skipped"] += ~finite
         if group["rule"] == ADAMW:
@@ -193,29 +211,35 @@ class Celo2(Optimizer):
         views = unpack(torch, batches, State(*(state[key] for key in State._fields)))
         for part, accumulators in zip(batches, views, strict=True):
             w = part.view(torch, p)
-            step_(self._rule(w, group, part.vector), accumulators, part.view(torch, g), w, how)
+            step_(self._rule(w, state, group, part.vector), accumulators, part.view(torch, g), w, how)
         return finite
 
     def _step_sharded(self, spread: Sequence[tuple[Any, dict[str, Any], sharded.Shards]]) -> list[Tensor]:
         """Move the parameters of which each rank has a part, together; returns whether their gradients were finite."""
-        flags = sharded.all_finite([sharded.local(p.grad) for p, _, _ in spread], [shards.group for _, _, shards in spread])
-        jobs = []
-        for (p, group, shards), finite in zip(spread, flags, strict=True):
+        gradients = [sharded.gradient(p) for p, _, _ in spread]
+        near = [None if g is None else sharded.local(g) for g in gradients]
+        flags = sharded.all_finite(near, [shards.group for _, _, shards in spread])
+        jobs, outcomes = [], []
+        for (p, group, shards), g, (some, finite) in zip(spread, gradients, flags, strict=True):
             state = self.state[p]
-            state["skipped"] += ~finite
+            g = torch.zeros_like(p) if g is None else g
+            state["skipped"] += some & ~finite
+            outcomes.append(finite)
+            finite = some & finite
             if group["rule"] == ADAMW:
-                near = {key: sharded.local(value) for key, value in state.items()}
-                adamw.step_(sharded.local(p), sharded.local(p.grad), near, finite, group)
+                local_state = {key: sharded.local(value) for key, value in state.items()}
+                adamw.step_(sharded.local(p), sharded.local(g), local_state, finite, group)
                 continue
             how = self._move(p, state, finite, group)
             accumulators = State(*(state[key] for key in State._fields))
             if p.ndim == 1:
-                sharded.step_vector(self._rule(sharded.local(p)[None], group, True), accumulators, p.grad, p, shards, how)
+                rule = self._rule(sharded.local(p)[None], state, group, True)
+                sharded.step_vector(rule, accumulators, g, p, shards, how)
                 continue
-            for matrices in sharded.matrices(p, p.grad, accumulators, shards, parts(p, group)):  # type: ignore[arg-type]
-                jobs.append(sharded.Job(matrices, self._rule(matrices.p, group, False, spread=True), how))
+            for matrices in sharded.matrices(p, g, accumulators, shards, parts(p, group)):  # type: ignore[arg-type]
+                jobs.append(sharded.Job(matrices, self._rule(matrices.p, state, group, False, spread=True), how))
         sharded.step(jobs)
-        return flags
+        return outcomes
 
     def _move(self, p: Tensor, state: dict[str, Tensor], finite: Tensor, group: dict[str, Any]) -> Move:
         """Count a step and say how it is to be done."""
@@ -228,23 +252,25 @@ class Celo2(Optimizer):
         )
         return Move(finite, *numbers, count=state["step"])
 
-    def _rule(self, w: Tensor, group: dict[str, Any], vector: bool, spread: bool = False) -> Rule:
+    def _rule(self, w: Tensor, state: dict[str, Tensor], group: dict[str, Any], vector: bool, spread: bool = False) -> Rule:
         """The rule for matrices of this kind."""
         spec = self.theta.spec
-        theta = self._theta_tensors(torch.promote_types(w.dtype, torch.float32), w.device)
+        theta = self._theta_tensors(working_dtype(w, state["momentum"]), w.device)
         orthogonalize = None
         if group["orthogonalize"] and not vector:
             half = group["newton_schulz_dtype"] == torch.bfloat16
             orthogonalize = functools.partial(newton_schulz, dtype=torch.bfloat16 if half else None)
-        if self._compile is None:
-            self._compile = self._compiling_pays()
         # Sides of length one, or none, would need kernels of their own; so would the taps of a sharded kernel as they lie.
-        fused = self._compile and min(w.shape[-2:]) > 1 and (w.ndim == 2 or not spread)
-        return Rule(spec, theta, passes(bool(fused), w.device), orthogonalize)
+        fused = self._fuses() and min(w.shape[-2:]) > 1 and (w.ndim == 2 or not spread)
+        return Rule(spec, theta, passes(fused, w.device), orthogonalize)
 
-    def _compiling_pays(self) -> bool:
-        ruled = [p for group in self.param_groups if group["rule"] != ADAMW for p in group["params"]]
-        return sum(p.numel() for p in ruled) >= COMPILE_FROM and has_compiler(ruled[0].device)
+    def _fuses(self) -> bool:
+        """Whether to compile, decided once: as asked for, else where it pays."""
+        if self._fused is None:
+            ruled = [p for group in self.param_groups if group["rule"] != ADAMW for p in group["params"]]
+            pays = sum(p.numel() for p in ruled) >= COMPILE_FROM and has_compiler(ruled[0].device)
+            self._fused = pays if self._compile is None else self._compile
+        return self._fused
 
     def _hook(self, number: int) -> None:
         """Let a group's parameters move in the backward pass."""
@@ -255,19 +281,17 @@ class Celo2(Optimizer):
             if optimizer is not None:
                 optimizer._step_in_backward(p, optimizer.param_groups[number])
 
-        group = self.param_groups[number]
-        for name, p in zip(group["param_names"], group["params"], strict=True):
-            if sharded.is_spread(p):
-                raise InputError(f"{name} is sharded, which in_backward cannot do; leave in_backward out")
+        for p in self.param_groups[number]["params"]:
             if p.requires_grad:
                 p.register_post_accumulate_grad_hook(moved)
 
     @torch.no_grad()
     def _step_in_backward(self, p: Tensor, group: dict[str, Any]) -> None:
-        assert p.grad is not None
+        check_gradient(p, "a parameter")
         self._init_state(p, group)
         if p.numel():
-            self._warn([self._step_tensor(p, group)])
+            with without_autocast({p.device.type}):
+                self._warn([self._step_tensor(p, group)])
         p.grad = None
 
     def _theta_tensors(self, dtype: torch.dtype, device: torch.device) -> Weights:
@@ -331,7 +355,7 @@ class Celo2(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {key: self.__dict__[key] for key in ("theta", "_route", "_routes", "_end", "_compile", "_in_backward")}
-        return {**super().__getstate__(), **own, "_tensors": {}}
+        return {**super().__getstate__(), **own, "_tensors": {}, "_fused": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         copied = "param_groups" not in self.__dict__  # else a state dict is being loaded, into parameters that have their hooks

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.utils._pytree import tree_map_only
 
 from celo2 import rule
@@ -61,7 +62,7 @@ class Sides(NamedTuple):
 
     def of_rows(self, rows: slice) -> Sides:
         """For a block of rows; small, so it is worth a copy that all blocks are laid out alike."""
-        return Sides(self.row[..., rows, :].contiguous(), self.column)
+        return Sides(self.row[..., rows, :].contiguous(), self.column.contiguous())
 
 
 def accumulate(spec: Spec, entries: Entries, finite: Tensor, noise: Noise | None) -> Sums:
@@ -121,9 +122,14 @@ def channels(spec: Spec, entries: Entries, finite: Tensor, factors: Sides) -> li
 
 def read(spec: Spec, entries: Entries, finite: Tensor) -> Entries:
     """Entries in the working dtype, the gradient clamped, and zero where it is not finite."""
-    work = torch.promote_types(entries.v.dtype, torch.float32)
+    work = working_dtype(entries.p, entries.v)
     g = entries.g.to(work).clamp(-spec.gradient_clip, spec.gradient_clip)
     return Entries([x.to(work) for x in entries.m], entries.v.to(work), torch.where(finite, g, 0), entries.p.to(work))
+
+
+def working_dtype(p: Tensor, state: Tensor) -> torch.dtype:
+    """What a step is computed in: float32, or float64 where parameter or state are."""
+    return torch.promote_types(torch.promote_types(p.dtype, state.dtype), torch.float32)
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -142,14 +148,17 @@ class Kernels(NamedTuple):
 @functools.cache
 def fused_kernels() -> Kernels:
     """The kernels by inductor. Sizes are dynamic and rates are tensors, so that neither compiles anew."""
-    return Kernels(*map(_fused, (accumulate, factored_squares, fused_direction, move)))
+    return Kernels(*map(_fused, (accumulate, factored_squares, fused_direction, move), Kernels()))
 
 
-def _fused(f: Callable[..., Any]) -> Callable[..., Any]:
+def _fused(f: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
     kernel = torch.compile(f, fullgraph=True, dynamic=True)
 
     def call(*args: Any) -> Any:
-        return kernel(*tree_map_only(Tensor, _bare, args))
+        try:
+            return kernel(*tree_map_only(Tensor, _bare, args))
+        except FailOnRecompileLimitHit:  # a process with more kinds of parameters than PyTorch will compile one function for
+            return eager(*args)
 
     return call
 
@@ -203,7 +212,7 @@ class Passes(NamedTuple):
             here = (..., rows, slice(None))
             self.kernels.move(p[here], d[here], size, rate, weight_decay)
 
-    def pack(self, x: Tensor, batch: int, turned: bool) -> Tensor:
+    def without_gaps(self, x: Tensor, batch: int, turned: bool) -> Tensor:
         """Matrices (..., *batch, a, b) as fused kernels want them, so that they exist for few layouts; a view where it can be.
 
         They have no gaps in memory and at most one axis of batch. Other kernels take them as they are.
@@ -223,4 +232,8 @@ class Passes(NamedTuple):
 
 def passes(fused: bool, device: torch.device) -> Passes:
     """The passes over parameters on a device."""
-    return Passes(fused_kernels(), FUSED_TILE[device.type], True) if fused else Passes(Kernels(), TILE, False)
+    return (
+        Passes(fused_kernels(), FUSED_TILE.get(device.type, FUSED_TILE["cuda"]), True)
+        if fused
+        else Passes(Kernels(), TILE, False)
+    )

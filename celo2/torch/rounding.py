@@ -25,11 +25,13 @@ class Noise(NamedTuple):
         return Noise(self.rows[rows], self.columns)
 
 
-def noise(step: Tensor, shape: torch.Size) -> Noise:
-    """Counters for matrices (..., m, n) at a step (0-d)."""
-    m, n = shape[-2:]
-    rows = torch.arange(m, dtype=torch.int32, device=step.device)[:, None]
-    columns = torch.arange(n, dtype=torch.int32, device=step.device)[None]
+def noise(step: Tensor, shape: torch.Size, origin: Sequence[int] = (0, 0)) -> Noise:
+    """Counters for matrices (..., m, n) at a step (0-d); `origin` is where they start in larger ones."""
+    rows, columns = (
+        torch.arange(start, start + size, dtype=torch.int32, device=step.device)
+        for start, size in zip(origin, shape[-2:], strict=True)
+    )
+    rows, columns = rows[:, None], columns[None]
     return Noise(_mixed(_mixed(rows) + step.to(torch.int32)), columns * 0x3C6EF372)
 
 

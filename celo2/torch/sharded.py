@@ -83,16 +83,32 @@ def zeros(p: Any, dtype: torch.dtype, copies: int | None = None) -> Tensor:
     return DTensor.from_local(mine, p.device_mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride())
 
 
-def all_finite(gradients: Sequence[Tensor], groups: Sequence[dist.ProcessGroup]) -> list[Tensor]:
-    """Whether each gradient is finite on all ranks, 0-d; one all-reduce a process group."""
-    flags = [is_finite(g) if g.numel() else torch.ones((), dtype=torch.bool, device=g.device) for g in gradients]
+def gradient(p: Any) -> Tensor | None:
+    """The gradient of p as p is laid out; its own layout may be another, as partial sums are."""
+    g = p.grad
+    if g is not None and is_spread(g) and g.placements != p.placements:
+        g = g.redistribute(p.device_mesh, p.placements)
+    return g
+
+
+def all_finite(gradients: Sequence[Tensor | None], groups: Sequence[dist.ProcessGroup]) -> list[tuple[Tensor, Tensor]]:
+    """(whether some rank has a gradient, whether all that have one have it finite), 0-d; one all-reduce a process group.
+
+    Ranks may differ in who has one. All of them take part in every parameter's step all the same, or would wait for ever.
+    """
+    flags: list[tuple[Tensor, Tensor]] = [_flags(g) for g in gradients]
     for group in dict.fromkeys(groups):
         mine = [i for i, other in enumerate(groups) if other is group]
-        together = torch.stack([flags[i] for i in mine]).to(torch.uint8)
+        together = torch.stack([torch.stack(flags[i]) for i in mine]).to(torch.uint8)
         dist.all_reduce(together, dist.ReduceOp.MIN, group=group)
-        for i, flag in zip(mine, together.bool().unbind(), strict=True):
-            flags[i] = flag
+        for i, (absent, finite) in zip(mine, together.bool(), strict=True):
+            flags[i] = ~absent, finite
     return flags
+
+
+def _flags(g: Tensor | None) -> tuple[Tensor, Tensor]:
+    true = torch.ones((), dtype=torch.bool, device=None if g is None else g.device)
+    return (true, true) if g is None else (~true, is_finite(g) if g.numel() else true)
 
 
 class Matrices(NamedTuple):

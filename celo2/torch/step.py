@@ -6,7 +6,8 @@ drives it may reduce the sums of many matrices at once. A whole matrix drives it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +17,10 @@ from celo2 import rule
 from celo2.rule import Accumulators, Channels, Weights
 from celo2.spec import Spec
 from celo2.torch.passes import Entries, Passes, Sides
-from celo2.torch.rounding import noise
+from celo2.torch.rounding import keep, noise
 
 Orthogonalize = Callable[[Spec, Tensor], Tensor]
-Sums = list[Tensor]
+Totals = list[Tensor]
 
 
 class Rule(NamedTuple):
@@ -80,7 +81,7 @@ def step_(rule_: Rule, accumulators: Accumulators, g: Tensor, p: Tensor, how: Mo
         if len(factored) == 1:
             _step_vector(rule_, Accumulators(m, v, factored), g[here], p[here], how)
             continue
-        packed = [rule_.passes.pack(x, v.ndim - 2, is_turned(p)) for x in (m, v, p[here], g[here])]
+        packed = [rule_.passes.without_gaps(x, v.ndim - 2, is_turned(p)) for x in (m, v, p[here], g[here])]
         factored = tuple(f.reshape(f.shape[0], *packed[1].shape[:-2], *f.shape[-2:]) for f in factored)
         d, moved = drive(direction(rule_, Accumulators(packed[0], packed[1], factored), packed[3], packed[2], how))
         if rule_.orthogonalize is not None:
@@ -93,10 +94,12 @@ def step_(rule_: Rule, accumulators: Accumulators, g: Tensor, p: Tensor, how: Mo
 
 def direction(
     rule_: Rule, accumulators: Accumulators, g: Tensor, p: Tensor, how: Move, window: Window | None = None
-) -> Generator[Sums, Sums, tuple[Tensor, Tensor]]:
+) -> Generator[Totals, Totals, tuple[Tensor, Tensor]]:
     """(the MLP's output, whether each matrix ever saw a gradient (..., 1, 1)) for matrices of which the window lies here.
 
-    M, V, g and p are what lies here, R and C of the matrices as a whole; all accumulators are advanced in place.
+    M, V, g and p are what lies here, R and C of the matrices as a whole; all accumulators are advanced in place. Yields sums
+    over what lies here, spread over all matrices: first of squared gradients along b (..., a, 1) and along a (..., 1, b), of
+    squared plain channels (12, ..., 1, 1) and of magnitudes (..., 1, 1); then of squared factored channels (6, ..., 1, 1).
     """
     spec, theta, passes, _ = rule_
     window = window or Window(tuple(g.shape), tuple(slice(None) for _ in g.shape))
@@ -109,7 +112,10 @@ def direction(
 
     momentum, second_moment, (r, c) = accumulators
     entries = Entries([lay(x) for x in momentum.unbind()], lay(second_moment), lay(g), lay(p))
-    random = noise(how.count, entries.g.shape) if momentum.dtype == torch.bfloat16 else None
+    origin = [part.start or 0 for part in window.index[-2:]]
+    random = None
+    if momentum.dtype == torch.bfloat16:
+        random = noise(how.count, entries.g.shape, origin[::-1] if turned else origin)
     by_row, by_column, plain, magnitude = passes.accumulate(spec, entries, how.finite, random)
     along_b, along_a = (lay(by_column), lay(by_row)) if turned else (by_row, by_column)
     along_b, along_a, plain, magnitude = yield [
@@ -120,6 +126,7 @@ def direction(
     ]
     for state, new in zip((r, c), rule.accumulate_factored(torch, spec, (r, c), (along_b / b, along_a / a)), strict=True):
         state.copy_(torch.where(how.finite, new, state))
+    r, c = r.to(theta.w0.dtype), c.to(theta.w0.dtype)
 
     def sides(of_row: Tensor, of_column: Tensor) -> Sides:
         near = lay(window.near(of_row, rows=True)), lay(window.near(of_column, columns=True))
@@ -134,11 +141,11 @@ def direction(
     # The axis of hidden units stands before those of the matrix; windows are cut with it out of the way.
     of_sides = (rule.first_layer(torch, w, kind).movedim(-3, 0) for w, kind in zip(layer[1:], constant, strict=True))
     hidden = Sides(*(x.movedim(0, -3) for x in sides(*of_sides)))
-    d = passes.direction(spec, theta, window.near(layer.entries), hidden, factors, entries, how.finite)
+    d = passes.direction(spec, theta, window.near(layer.entries).contiguous(), hidden, factors, entries, how.finite)
     return lay(d), window.near(magnitude) > 0
 
 
-def drive(work: Generator[Sums, Sums, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def drive(work: Generator[Totals, Totals, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """The result of `direction` for whole matrices, whose sums need nobody else's."""
     sums = next(work)
     while True:
@@ -167,10 +174,20 @@ def _step_vector(rule_: Rule, accumulators: Accumulators, g: Tensor, p: Tensor, 
     g = torch.where(how.finite, g.to(work), 0)
     old = Accumulators(accumulators.momentum.to(work), accumulators.second_moment.to(work), accumulators.factored)
     u, new = rule.update(torch, rule_.spec, rule_.theta, old, g, p.to(work), None)
-    state = (accumulators.momentum, accumulators.second_moment, *accumulators.factored)
-    for kept, value in zip(state, (new.momentum, new.second_moment, *new.factored), strict=True):
-        kept.copy_(torch.where(how.finite, value, kept))
+    random = noise(how.count, g.shape) if accumulators.momentum.dtype == torch.bfloat16 else None
+    entries = [*accumulators.momentum.unbind(), accumulators.second_moment]
+    keep(entries, [*new.momentum.unbind(), new.second_moment], how.finite, random)
+    keep(accumulators.factored, new.factored, how.finite, None)
     move(rule_, p, u, torch.ones_like(u[..., :1, :1]), how)
+
+
+@contextlib.contextmanager
+def without_autocast(devices: Iterable[str]) -> Iterator[None]:
+    """Products in the dtype they are written in, also where the user's autocast is on around the optimizer."""
+    with contextlib.ExitStack() as stack:
+        for device in filter(torch.amp.is_autocast_available, devices):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def is_finite(g: Tensor) -> Tensor:
