@@ -135,9 +135,9 @@ class Timed(Celo2):
         """With compiling."""
         self.compile_seconds = 0.0
 
-    def _step_in_backward(self, p: Tensor, group: dict[str, Any]) -> None:
+    def _step_one(self, p: Tensor, group: dict[str, Any]) -> None:
         began, compiled = time.perf_counter(), compile_seconds()
-        super()._step_in_backward(p, group)
+        super()._step_one(p, group)
         self.seconds += time.perf_counter() - began
         self.compile_seconds += compile_seconds() - compiled
         self.moves[p] += 1

@@ -61,6 +61,14 @@ class Piece:
             x = x.reshape(*x.shape[:cut], self.count * self.size, *x.shape[cut + 2 :])
         return x
 
+    def axes(self, rank: int) -> list[int | None]:
+        """Which axis of a parameter of that rank, counted from the end, each axis of the view is; None for that of blocks."""
+        order: list[int | None] = list(range(-rank, 0))
+        if self.count > 1:
+            order.insert(rank + self.split, None)
+        matrix = [order[self.short], order[self.long]]
+        return [axis for axis in order if axis not in matrix] + matrix
+
     def blocks(self) -> Iterator[tuple[Piece, int | None]]:
         """Each block as a piece of its own, with its place among them; None for one that is alone."""
         if self.count == 1:

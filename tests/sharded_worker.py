@@ -130,6 +130,45 @@ def odd_gradients(mesh, rank, size):
     return {str(i): (p.full_tensor() if mesh else p).detach().clone() for i, p in enumerate(params)}
 
 
+LAYOUTS = [
+    ((12, 33), 1, {}),
+    ((33, 12), 1, {}),
+    ((6, 4, 3, 3), 1, {}),
+    ((6, 4, 3, 3), 2, {}),
+    ((8, 1, 3, 3), 0, {"split_axis": 0, "split_sizes": (1,) * 8}),  # a depthwise kernel
+    ((8, 1, 3, 3), 1, {"split_axis": 0, "split_sizes": (1,) * 8}),
+    ((9, 6), 1, {"split_axis": 0, "split_sizes": (3, 3, 3)}),
+    ((9, 6), 0, {"split_axis": 1, "split_sizes": (2, 4)}),
+]
+"""Shapes, the axis that is sharded, and how the parameter is read."""
+
+
+def layouts(mesh, **options):
+    """Each of LAYOUTS after three steps; of one process without a mesh."""
+    torch.manual_seed(0)
+    params, groups = {}, []
+    for shape, axis, reading in LAYOUTS:
+        value = torch.randn(shape)
+        p = nn.Parameter(value if mesh is None else distribute_tensor(value, mesh, [Shard(axis)]))
+        params[f"{shape} along {axis}, {reading}"] = p
+        groups.append({"params": [p], "rule": "celo2", **reading})
+    opt = Celo2(groups, lr=0.01, theta=THETA, **options)
+    for _ in range(3):
+        for p in params.values():
+            g = torch.randn(p.shape)
+            p.grad = g if mesh is None else distribute_tensor(g, mesh, [p.placements[0]])
+        opt.step()
+    return {name: (p.full_tensor() if mesh else p).detach().clone() for name, p in params.items()}
+
+
+VARIANTS = {
+    "celo2": {},
+    "base": {"orthogonalize": False},
+    "state": {"state_dtype": torch.bfloat16},
+    "compiled": {"compile": True},
+}
+
+
 def refusals():
     """The messages for a parameter that is sharded twice, and for what only one process can do."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("fsdp", "tensor"))
@@ -154,6 +193,10 @@ def main():
         meshes["hsdp"] = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     results = {"ddp": data_parallel(rank, size), "refusals": refusals() if size == 4 else []}
     results["odd gradients"] = odd_gradients(meshes["fsdp"], rank, size)
+    for name, options in VARIANTS.items():
+        if options.get("compile") and size > 2:
+            continue  # every process compiles
+        results[f"layouts {name}"] = layouts(meshes["fsdp"], **options)
     for name, mesh in meshes.items():
         for orthogonalize in (True, False):
             model = sharded(mesh)

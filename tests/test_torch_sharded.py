@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.sharded_worker import Model, data_parallel, odd_gradients, optimizer, steps, whole
+from tests.sharded_worker import VARIANTS, Model, data_parallel, layouts, odd_gradients, optimizer, steps, whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
 ROOT = Path(__file__).parent.parent
@@ -58,6 +58,12 @@ def test_data_parallel_is_equal_to_one_process(runs, size):
 @pytest.mark.parametrize("size", [4, 2])
 def test_ranks_may_differ_in_who_has_a_gradient_and_in_how_it_is_laid_out(runs, size):
     check_close(load(runs[size])["odd gradients"], odd_gradients(None, 0, size))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+@pytest.mark.parametrize(("size", "variant"), [(4, "celo2"), (4, "base"), (4, "state"), *((2, name) for name in VARIANTS)])
+def test_any_axis_may_be_sharded_whatever_is_split(runs, size, variant):
+    check_close(load(runs[size])[f"layouts {variant}"], layouts(None, **VARIANTS[variant]))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(runs):

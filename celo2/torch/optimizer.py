@@ -7,7 +7,6 @@ import functools
 import itertools
 import os
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from celo2.rule import Weights
 from celo2.state import State, lengths, unpack
 from celo2.theta import Theta, load_theta
 from celo2.torch import adamw, sharded
+from celo2.torch.backward import move_in_backward
 from celo2.torch.compiler import check_compiler, has_compiler
 from celo2.torch.groups import (
     NO_PARAMETERS,
@@ -35,7 +35,9 @@ from celo2.torch.groups import (
 )
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
 from celo2.torch.passes import passes, working_dtype
-from celo2.torch.step import Move, Rule, is_finite, step_, without_autocast
+from celo2.torch.saved import check_theta, keep_dtypes
+from celo2.torch.stacks import step_all
+from celo2.torch.step import Job, Move, Rule, is_finite, step_, without_autocast
 
 COMPILE_FROM = 1 << 22
 """Entries under the rule from which compiling pays: it saves about 50 ns an entry and step, its half minute in 150 steps."""
@@ -94,7 +96,7 @@ class Celo2(Optimizer):
         self.theta = theta if isinstance(theta, Theta) else load_theta(theta)
         self._route = route
         self._routes: list[Route] = []
-        self._tensors: dict[tuple[torch.dtype, torch.device], Weights] = {}
+        self._rules: dict[Any, Rule] = {}
         self._compile = compile
         self._fused: bool | None = None
         self._in_backward = in_backward
@@ -137,7 +139,7 @@ class Celo2(Optimizer):
             super().add_param_group(part)
             self._routes += routes
             if self._in_backward:
-                self._hook(len(self.param_groups) - 1)
+                move_in_backward(self, len(self.param_groups) - 1)
 
     def routing(self) -> Routing:
         """Who moves which parameter, and why, in the order of the groups."""
@@ -168,7 +170,10 @@ class Celo2(Optimizer):
                 elif p.numel() and p.grad is not None:
                     whole.append((p, group))
         with without_autocast({p.device.type for p, *_ in (*whole, *spread)}):
-            self._warn([*(self._step_tensor(p, group) for p, group in whole), *self._step_sharded(spread)])
+            rates = Rates()
+            outcomes = [self._jobs(p, group, rates) for p, group in whole]
+            step_all(itertools.chain.from_iterable(jobs for _, jobs in outcomes))
+            self._warn([*(finite for finite, _ in outcomes), *self._step_sharded(spread, rates)])
         if self._in_backward:  # parameters that were frozen when hooks were given out
             for p, _ in whole:
                 p.grad = None
@@ -197,24 +202,28 @@ class Celo2(Optimizer):
             )._asdict()
         )
 
-    def _step_tensor(self, p: Tensor, group: dict[str, Any]) -> Tensor:
-        """Move one parameter; returns whether its gradient was finite, a 0-d bool tensor that nothing waits for."""
+    def _jobs(self, p: Tensor, group: dict[str, Any], rates: Rates) -> tuple[Tensor, list[Job]]:
+        """What is to be done for one parameter: (whether its gradient is finite, 0-d, which nothing waits for; jobs).
+
+        AdamW does it at once and leaves no jobs.
+        """
         state = {key: sharded.local(value) for key, value in self.state[p].items()}
         p, g = sharded.local(p), sharded.local(sharded.gradient(p))
         finite = is_finite(g)
         state["skipped"] += ~finite
         if group["rule"] == ADAMW:
             adamw.step_(p, g, state, finite, group)
-            return finite
-        how = self._move(p, state, finite, group)
+            return finite, []
+        how = _move(p, state, finite, group, rates)
         batches = parts(p, group)
         views = unpack(torch, batches, State(*(state[key] for key in State._fields)))
+        jobs = []
         for part, accumulators in zip(batches, views, strict=True):
             w = part.view(torch, p)
-            step_(self._rule(w, state, group, part.vector), accumulators, part.view(torch, g), w, how)
-        return finite
+            jobs.append(Job(self._rule(w, state, group, part.vector), accumulators, part.view(torch, g), w, how))
+        return finite, jobs
 
-    def _step_sharded(self, spread: Sequence[tuple[Any, dict[str, Any], sharded.Shards]]) -> list[Tensor]:
+    def _step_sharded(self, spread: Sequence[tuple[Any, dict[str, Any], sharded.Shards]], rates: Rates) -> list[Tensor]:
         """Move the parameters of which each rank has a part, together; returns whether their gradients were finite."""
         gradients = [sharded.gradient(p) for p, _, _ in spread]
         near = [None if g is None else sharded.local(g) for g in gradients]
@@ -230,39 +239,30 @@ class Celo2(Optimizer):
                 local_state = {key: sharded.local(value) for key, value in state.items()}
                 adamw.step_(sharded.local(p), sharded.local(g), local_state, finite, group)
                 continue
-            how = self._move(p, state, finite, group)
+            how = _move(p, state, finite, group, rates)
             accumulators = State(*(state[key] for key in State._fields))
             if p.ndim == 1:
                 rule = self._rule(sharded.local(p)[None], state, group, True)
                 sharded.step_vector(rule, accumulators, g, p, shards, how)
                 continue
             for matrices in sharded.matrices(p, g, accumulators, shards, parts(p, group)):  # type: ignore[arg-type]
-                jobs.append(sharded.Job(matrices, self._rule(matrices.p, state, group, False, spread=True), how))
-        sharded.step(jobs)
+                jobs.append(sharded.ShardedJob(matrices, self._rule(matrices.p, state, group, False, spread=True), how))
+        sharded.step_all(jobs)
         return outcomes
-
-    def _move(self, p: Tensor, state: dict[str, Tensor], finite: Tensor, group: dict[str, Any]) -> Move:
-        """Count a step and say how it is to be done."""
-        state["step"] += finite
-        work = torch.promote_types(p.dtype, torch.float32)
-        # A number is filled in and not copied over, which no device would wait for and a CUDA graph may record.
-        numbers = (
-            x.to(p.device, work) if isinstance(x, Tensor) else torch.full((), x, dtype=work, device=p.device)
-            for x in (group["lr"], group["weight_decay"])
-        )
-        return Move(finite, *numbers, count=state["step"])
 
     def _rule(self, w: Tensor, state: dict[str, Tensor], group: dict[str, Any], vector: bool, spread: bool = False) -> Rule:
         """The rule for matrices of this kind."""
-        spec = self.theta.spec
-        theta = self._theta_tensors(working_dtype(w, state["momentum"]), w.device)
-        orthogonalize = None
-        if group["orthogonalize"] and not vector:
-            half = group["newton_schulz_dtype"] == torch.bfloat16
-            orthogonalize = functools.partial(newton_schulz, dtype=torch.bfloat16 if half else None)
-        # Sides of length one, or none, would need kernels of their own; so would the taps of a sharded kernel as they lie.
-        fused = self._fuses() and min(w.shape[-2:]) > 1 and (w.ndim == 2 or not spread)
-        return Rule(spec, theta, passes(fused, w.device), orthogonalize)
+        # Sides of length one, or none, would need kernels of their own; so would parts of shards that do not lie in one piece.
+        in_one_piece = w.ndim == 2 and (w.is_contiguous() or w.mT.is_contiguous())
+        fused = self._fuses() and min(w.shape[-2:]) > 1 and (in_one_piece or not spread)
+        precision = group["newton_schulz_dtype"] if group["orthogonalize"] and not vector else None
+        key = (working_dtype(w, state["momentum"]), w.device, fused, precision)
+        if key not in self._rules:
+            theta = Weights(*(torch.tensor(x, dtype=key[0], device=w.device) for x in self.theta.weights))
+            half = torch.bfloat16 if precision == torch.bfloat16 else None
+            orthogonalize = functools.partial(newton_schulz, dtype=half) if precision else None
+            self._rules[key] = Rule(self.theta.spec, theta, passes(fused, w.device), orthogonalize)
+        return self._rules[key]
 
     def _fuses(self) -> bool:
         """Whether to compile, decided once: as asked for, else where it pays."""
@@ -272,33 +272,18 @@ class Celo2(Optimizer):
             self._fused = pays if self._compile is None else self._compile
         return self._fused
 
-    def _hook(self, number: int) -> None:
-        """Let a group's parameters move in the backward pass."""
-        own = weakref.ref(self)
-
-        def moved(p: Tensor) -> None:
-            optimizer = own()
-            if optimizer is not None:
-                optimizer._step_in_backward(p, optimizer.param_groups[number])
-
-        for p in self.param_groups[number]["params"]:
-            if p.requires_grad:
-                p.register_post_accumulate_grad_hook(moved)
-
     @torch.no_grad()
-    def _step_in_backward(self, p: Tensor, group: dict[str, Any]) -> None:
+    def _step_one(self, p: Tensor, group: dict[str, Any]) -> None:
+        """Move one parameter as soon as its gradient is there, and free the gradient."""
         check_gradient(p, "a parameter")
         self._init_state(p, group)
         if p.numel():
             with without_autocast({p.device.type}):
-                self._warn([self._step_tensor(p, group)])
+                finite, jobs = self._jobs(p, group, Rates())
+                for job in jobs:
+                    step_(job)
+                self._warn([finite])
         p.grad = None
-
-    def _theta_tensors(self, dtype: torch.dtype, device: torch.device) -> Weights:
-        key = (dtype, device)
-        if key not in self._tensors:
-            self._tensors[key] = Weights(*(torch.tensor(w, dtype=dtype, device=device) for w in self.theta.weights))
-        return self._tensors[key]
 
     def skipped(self) -> dict[str, int]:
         """How many gradients of each parameter were not finite and were skipped; parameters with none are left out.
@@ -327,39 +312,47 @@ class Celo2(Optimizer):
         def check(_: Optimizer, hooked: dict[str, Any]) -> None:
             nonlocal loaded
             loaded = hooked
-            for group in hooked["param_groups"]:
-                self._check_theta(group)
+            check_theta(hooked, self.theta)
 
         last_hook = self.register_load_state_dict_pre_hook(check)  # after the user's own, which may rewrite the state
         try:
             super().load_state_dict(state_dict)
         finally:
             last_hook.remove()
-        # The base class casts state to the dtype of its parameter, which would round float32 accumulators of bf16 weights.
-        saved_ids = itertools.chain.from_iterable(group["params"] for group in loaded["param_groups"])
-        own = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
-        for saved_id, p in zip(saved_ids, own, strict=True):
-            for key, value in loaded["state"].get(saved_id, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[p][key] = value.detach().clone().to(p.device)
-
-    def _check_theta(self, group: dict[str, Any]) -> None:
-        if "theta" not in group:
-            raise InputError(
-                "this state is of another optimizer than Celo2; start from fresh accumulators instead of loading it"
-            )
-        if group["theta"].rpartition("@")[2] != self.theta.identity.rpartition("@")[2]:
-            raise InputError(
-                f"this state was made by theta {group['theta']}, the optimizer has {self.theta.identity}; load that theta"
-            )
+        keep_dtypes(self, loaded)
 
     def __getstate__(self) -> dict[str, Any]:
         own = {key: self.__dict__[key] for key in ("theta", "_route", "_routes", "_end", "_compile", "_in_backward")}
-        return {**super().__getstate__(), **own, "_tensors": {}, "_fused": None}
+        return {**super().__getstate__(), **own, "_rules": {}, "_fused": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         copied = "param_groups" not in self.__dict__  # else a state dict is being loaded, into parameters that have their hooks
         super().__setstate__(state)
         if copied and self._in_backward:
             for number in range(len(self.param_groups)):
-                self._hook(number)
+                move_in_backward(self, number)
+
+
+class Rates:
+    """Rate and weight decay of each group as 0-d tensors, made once a step."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def of(self, group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """On a device, in a dtype."""
+        key = id(group), device, dtype
+        if key not in self._made:
+            self._made[key] = (_number(group["lr"], device, dtype), _number(group["weight_decay"], device, dtype))
+        return self._made[key]
+
+
+def _number(x: float | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A number is filled in and not copied over, which no device would wait for and a CUDA graph may record."""
+    return x.to(device, dtype) if isinstance(x, Tensor) else torch.full((), x, dtype=dtype, device=device)
+
+
+def _move(p: Tensor, state: dict[str, Tensor], finite: Tensor, group: dict[str, Any], rates: Rates) -> Move:
+    """Count a step and say how it is to be done."""
+    state["step"] += finite
+    return Move(finite, state["step"], *rates.of(group, p.device, torch.promote_types(p.dtype, torch.float32)))

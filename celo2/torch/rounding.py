@@ -16,17 +16,22 @@ class Noise(NamedTuple):
     """
 
     rows: Tensor
-    """(m, 1)"""
+    """(m, 1), or (..., m, 1) where matrices have taken different numbers of steps"""
     columns: Tensor
-    """(1, n)"""
+    """(1, n), or likewise"""
+
+    @property
+    def mT(self) -> Noise:  # noqa: N802 - the word of torch
+        """The same bits for the entries of the matrix transposed."""
+        return Noise(self.columns.mT, self.rows.mT)
 
     def of_rows(self, rows: slice) -> Noise:
         """Of some rows alone."""
-        return Noise(self.rows[rows], self.columns)
+        return Noise(self.rows[..., rows, :], self.columns)
 
 
 def noise(step: Tensor, shape: torch.Size, origin: Sequence[int] = (0, 0)) -> Noise:
-    """Counters for matrices (..., m, n) at a step (0-d); `origin` is where they start in larger ones."""
+    """Counters for matrices (..., m, n) at a step, 0-d or (..., 1, 1); `origin` is where they start in larger ones."""
     rows, columns = (
         torch.arange(start, start + size, dtype=torch.int32, device=step.device)
         for start, size in zip(origin, shape[-2:], strict=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from celo2.errors import InputError
 from celo2.rule import Accumulators
 from celo2.state import State, unpack
-from celo2.torch.step import Move, Rule, Window, direction, is_finite, move, size, step_
+from celo2.torch.step import Job, Move, Rule, Window, direction, is_finite, move, size, step_
 from celo2.views import Piece, Vector
 
 
@@ -131,13 +131,13 @@ def matrices(p: Any, g: Tensor, state: State, shards_: Shards, parts: Sequence[P
     ranks = range(dist.get_world_size(shards_.group))
     here = dist.get_rank(shards_.group)
     spans = [shards_.span(lengths, rank) for rank in ranks]
-    whole = _traced(p.shape)
-    stride = whole.stride(shards_.axis)
+    whole = torch.empty(p.shape, device="meta")
+    sharded_axis = shards_.axis - p.ndim
     views = unpack(torch, parts, State(whole.expand(3, *whole.shape), whole, state.row_moments, state.column_moments))
     mine = State(*map(local, state))
     for part, (_, _, factored) in zip(parts, views, strict=True):
         seen = part.view(torch, whole)
-        split = shards_.axis - p.ndim == part.split
+        split = sharded_axis == part.split
         for block, index in part.blocks() if split else [(part, None)]:
             own, shape, factors = block, seen.shape, factored
             block_spans = spans
@@ -146,9 +146,9 @@ def matrices(p: Any, g: Tensor, state: State, shards_: Shards, parts: Sequence[P
                 own = block.cut(block_spans[here], spans[here][0])
                 shape = block.view(torch, whole).shape
             if index is not None:
-                blocks_axis = seen.stride().index(stride * part.size) - seen.ndim
-                factors = tuple(f.select(f.ndim + blocks_axis, index) for f in factored)
-            axis = block.view(torch, whole).stride().index(stride) - len(shape)
+                blocks_axis = part.axes(p.ndim).index(None) - seen.ndim
+                factors = tuple(f.select(blocks_axis, index) for f in factored)
+            axis = block.axes(p.ndim).index(sharded_axis) - len(shape)
             window = [slice(None)] * len(shape)
             window[axis] = slice(*block_spans[here])
             accumulators = Accumulators(own.view(torch, mine.momentum), own.view(torch, mine.second_moment), factors)
@@ -156,11 +156,6 @@ def matrices(p: Any, g: Tensor, state: State, shards_: Shards, parts: Sequence[P
                 shards_, Window(tuple(shape), tuple(window)), axis, tuple(block_spans), accumulators,
                 own.view(torch, local(g)), own.view(torch, local(p)),
             )  # fmt: skip
-
-
-def _traced(shape: torch.Size) -> Tensor:
-    """Nothing but a shape and strides by which an axis is known again in any view."""
-    return torch.empty_strided(shape, (2, 3, 5, 7, 11, 13, 17)[: len(shape)], device="meta")
 
 
 def _intersection(block: Piece, span: tuple[int, int]) -> tuple[int, int]:
@@ -173,13 +168,13 @@ def step_vector(rule_: Rule, state: State, g: Any, p: Any, shards_: Shards, how:
     momentum, second_moment, whole_g, whole_p = (x.full_tensor() for x in (state.momentum, state.second_moment, g, p))
     part = Vector(1)
     (accumulators,) = unpack(torch, [part], State(momentum, second_moment, state.row_moments, state.column_moments))
-    step_(rule_, accumulators, part.view(torch, whole_g), part.view(torch, whole_p), how)
+    step_(Job(rule_, accumulators, part.view(torch, whole_g), part.view(torch, whole_p), how))
     here = slice(*shards_.span(len(whole_p), dist.get_rank(shards_.group)))
     for kept, new in zip((state.momentum, state.second_moment, p), (momentum, second_moment, whole_p), strict=True):
         local(kept).copy_(new[..., here])
 
 
-class Job(NamedTuple):
+class ShardedJob(NamedTuple):
     """Matrices and what is to be done with them."""
 
     matrices: Matrices
@@ -193,16 +188,16 @@ class Job(NamedTuple):
         return a, b, self.rule.theta.w0.dtype, self.rule.orthogonalize is None, self.matrices.axis, self.matrices.shards.group
 
 
-def step(jobs: Sequence[Job]) -> None:
+def step_all(jobs: Sequence[ShardedJob]) -> None:
     """One step of the rule for all jobs; every rank calls it with the same ones."""
-    kinds: dict[tuple[Any, ...], list[Job]] = defaultdict(list)
+    kinds: dict[tuple[Any, ...], list[ShardedJob]] = defaultdict(list)
     for job in jobs:
         kinds[job.kind].append(job)
     for together in kinds.values():
         _step_kind(together)
 
 
-def _step_kind(jobs: Sequence[Job]) -> None:
+def _step_kind(jobs: Sequence[ShardedJob]) -> None:
     group, axis = jobs[0].matrices.shards.group, jobs[0].matrices.axis
     work = [direction(j.rule, j.matrices.accumulators, j.matrices.g, j.matrices.p, j.how, j.matrices.window) for j in jobs]
     results = _drive(work, group)
@@ -249,7 +244,7 @@ def _reduced(sums: Sequence[Sequence[Tensor]], group: dist.ProcessGroup) -> list
     return [[next(rest).view(x.shape) for x in each] for each in sums]
 
 
-def _orthogonalized(jobs: Sequence[Job], d: Sequence[Tensor], axis: int, group: dist.ProcessGroup) -> list[Tensor]:
+def _orthogonalized(jobs: Sequence[ShardedJob], d: Sequence[Tensor], axis: int, group: dist.ProcessGroup) -> list[Tensor]:
     """Steps of RMS 1 where d lies: whole matrices are dealt out to the ranks in turn, and their steps sent back."""
     ranks, here = dist.get_world_size(group), dist.get_rank(group)
     other = jobs[0].matrices.window.shape[-1 if axis == -2 else -2]
@@ -280,10 +275,10 @@ def _orthogonalized(jobs: Sequence[Job], d: Sequence[Tensor], axis: int, group: 
         rule = pieces[i][0].rule
         u = rule.orthogonalize(rule.spec, x if axis == -2 else x.mT)  # type: ignore[misc]
         u.mul_(size(rule.spec, u, u.new_ones(1, 1)))
-    back = torch.cat([part.reshape(-1) for part in parts()]) if whole else received
-    returned = torch.empty_like(sent)
-    dist.all_to_all_single(returned, back, to_ranks, from_ranks, group=group)
-    values = iter(returned.split([pieces[i][1].numel() for out in outgoing for i in out]))
+    if whole:
+        torch.cat([part.reshape(-1) for part in parts()], out=received)
+    dist.all_to_all_single(sent, received, to_ranks, from_ranks, group=group)
+    values = iter(sent.split([pieces[i][1].numel() for out in outgoing for i in out]))
     for i in (i for out in outgoing for i in out):
         pieces[i][1].copy_(next(values).view(pieces[i][1].shape))
     return list(d)

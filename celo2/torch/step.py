@@ -34,14 +34,14 @@ class Rule(NamedTuple):
 
 
 class Move(NamedTuple):
-    """What else a step needs to know, all 0-d tensors."""
+    """What else a step needs to know: 0-d tensors, of which the first two may be (..., 1, 1), a number for each matrix."""
 
     finite: Tensor
     """Bool; where it is false nothing moves, neither the accumulators nor the parameter."""
-    rate: Tensor
-    weight_decay: Tensor
     count: Tensor
     """Steps so far; random rounding draws by it."""
+    rate: Tensor
+    weight_decay: Tensor
 
 
 class Window(NamedTuple):
@@ -65,16 +65,21 @@ class Window(NamedTuple):
         return self.index[-2] if rows else slice(None), self.index[-1] if columns else slice(None)
 
 
-def step_(rule_: Rule, accumulators: Accumulators, g: Tensor, p: Tensor, how: Move) -> None:
-    """Move matrices (..., a, b), a <= b, and advance their accumulators, in place.
+class Job(NamedTuple):
+    """Matrices (..., a, b), a <= b, and what is to be done with them."""
 
-    Args:
-        rule_: the rule to apply.
-        accumulators: views of the state.
-        g: gradient, same view; never written.
-        p: parameter, same view.
-        how: rate and the like.
-    """
+    rule: Rule
+    accumulators: Accumulators
+    """Views of the state."""
+    g: Tensor
+    """The gradient, same view as p; never written."""
+    p: Tensor
+    how: Move
+
+
+def step_(job: Job) -> None:
+    """Move the matrices and advance their accumulators, in place."""
+    rule_, accumulators, g, p, how = job
     for here in chunks(g.shape, rule_.passes.tile):
         m, v = accumulators.momentum[:, *here], accumulators.second_moment[here]
         factored = tuple(f[:, *here] for f in accumulators.factored)
@@ -112,10 +117,10 @@ def direction(
 
     momentum, second_moment, (r, c) = accumulators
     entries = Entries([lay(x) for x in momentum.unbind()], lay(second_moment), lay(g), lay(p))
-    origin = [part.start or 0 for part in window.index[-2:]]
     random = None
     if momentum.dtype == torch.bfloat16:
-        random = noise(how.count, entries.g.shape, origin[::-1] if turned else origin)
+        random = noise(how.count, g.shape, [part.start or 0 for part in window.index[-2:]])
+        random = random.mT if turned else random
     by_row, by_column, plain, magnitude = passes.accumulate(spec, entries, how.finite, random)
     along_b, along_a = (lay(by_column), lay(by_row)) if turned else (by_row, by_column)
     along_b, along_a, plain, magnitude = yield [
