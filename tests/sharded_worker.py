@@ -95,10 +95,36 @@ def sharded(mesh):
 
 def data_parallel(rank, size):
     """Three steps of DDP, each rank on its part of a batch of 8."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 1))
+    model = small_model()
     wrapped = nn.parallel.DistributedDataParallel(model) if size > 1 else model
-    opt = Celo2(wrapped, lr=0.01, theta=THETA)
+    return on_batches(model, wrapped, Celo2(wrapped, lr=0.01, theta=THETA), rank, size)
+
+
+def accelerated(rank, size):
+    """The same through FSDP2 of Accelerate, which shards the model and puts its tensors in the place of the optimizer's.
+
+    Accelerate does that on GPUs alone, so it is told that this is where it is.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    accelerator = Accelerator(cpu=True)
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=10
+    )
+    model = small_model()
+    model, opt = accelerator.prepare(model, Celo2(model, lr=0.01, theta=THETA))
+    assert all(isinstance(p, DTensor) for p in model.parameters())
+    return on_batches(model, model, opt, rank, size)
+
+
+def small_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 1))
+
+
+def on_batches(model, wrapped, opt, rank, size):
     for step in range(3):
         batch = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
         opt.zero_grad()
@@ -226,6 +252,8 @@ def main():
     set_state_dict(model, opt, model_state_dict=checkpoint["model"], optim_state_dict=checkpoint["optimizer"])
     steps(model, opt, 3, 2)
     results["resumed"] = whole(model)
+    if size == 2:
+        results["accelerate"] = accelerated(rank, size)
     if rank == 0:
         torch.save(results, out / "results.pt")
     dist.destroy_process_group()

@@ -21,10 +21,22 @@ def runs(tmp_path_factory):
     """What four processes and then two, which go on from a checkpoint of the four, made of the same gradients."""
     folders = {size: tmp_path_factory.mktemp(f"ranks-{size}") for size in (4, 2)}
     for size, folder in folders.items():
-        environment = {**os.environ, "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
         command = [sys.executable, "-m", "tests.sharded_worker", str(folder), str(folders[4])]
         processes = [
-            subprocess.Popen(command, cwd=ROOT, env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             for rank in range(size)
         ]
         errors = [process.communicate(timeout=240)[1] for process in processes]
@@ -53,6 +65,10 @@ def test_equal_to_one_process(runs, size, layout, orthogonalize):
 @pytest.mark.parametrize("size", [4, 2])
 def test_data_parallel_is_equal_to_one_process(runs, size):
     check_close(load(runs[size])["ddp"], data_parallel(0, 1))
+
+
+def test_accelerate_may_shard_the_model_under_the_optimizer(runs):
+    check_close(load(runs[2])["accelerate"], data_parallel(0, 1))
 
 
 @pytest.mark.parametrize("size", [4, 2])
