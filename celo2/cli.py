@@ -23,7 +23,7 @@ class Train:
     """Train a small GPT on text by Celo2, AdamW and Muon under one schedule, and show who wins."""
 
     optimizers: tuple[str, ...] = ("celo2", "adamw", "muon-0.95", "muon-0.9")
-    """Some of celo2, adamw, muon-0.95, muon-0.9."""
+    """Some of celo2, celo2-bf16 (its state in bfloat16), adamw, muon-0.95, muon-0.9."""
     theta: str = "celo2"
     """Theta of Celo2: a name that ships, or the path of a file."""
     text: Path | None = None

@@ -1,5 +1,7 @@
 """Protects the meta-gradient: unrolled gradients against finite differences, PES against its definition and the truth."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from celo2 import InputError
 from celo2.meta import inner
 from celo2.meta.estimators import ES, PES, Unrolled
 from celo2.rule import Weights
+from celo2.theta import Theta
 from tests.cases import THETA
 from tests.families import Fixed, Quadratic
 
@@ -188,3 +191,58 @@ def _losses(state, eps, key):
 def test_an_unroll_longer_than_a_horizon_is_refused(estimator):
     with pytest.raises(InputError, match="the shortest horizon is 20 inner steps and an unroll has 30"):
         estimator.begin(LOOP, FAMILY, WEIGHTS, jax.random.key(0))
+
+
+def test_the_distance_to_muon_is_that_to_the_polar_factor_of_its_nesterov_momentum():
+    """Nought for Muon's own step, by the singular vectors; two for its opposite; about one for a step at random."""
+    params = inner.start(LOOP, FAMILY, jax.random.key(0)).params
+    statistics = inner.start(LOOP, FAMILY, jax.random.key(0)).statistics
+    rng, m = np.random.default_rng(0), 0.0
+    for _ in range(3):
+        grads = {name: rng.standard_normal(p.shape).astype(np.float32) for name, p in params.items()}
+        _, statistics = inner.directions(LOOP, WEIGHTS, params, statistics, grads)
+        m = 0.9 * m + 0.1 * grads["w"]
+    u, _, v = np.linalg.svd(0.9 * m + 0.1 * grads["w"], full_matrices=False)
+    steps = [u @ v, -u @ v, rng.standard_normal(m.shape)]
+    distances = [float(inner.unlike_muon(LOOP, params, {"w": jnp.asarray(x)}, statistics, grads)) for x in steps]
+    np.testing.assert_allclose(distances[:2], [0, 2], atol=0.05)
+    assert 0.5 < distances[2] < 1.5
+
+
+def test_imitation_alone_brings_a_random_theta_towards_muon():
+    estimator = Unrolled(4, 5, 1e9, imitation=(1e6, 1e6))
+    theta = jax.tree.map(jnp.asarray, Theta.random(0, LOOP.spec).weights)
+    optimizer = optax.adam(0.02)
+    state, opt = estimator.begin(LOOP, FAMILY, theta, jax.random.key(0)), optimizer.init(theta)
+    unroll = jax.jit(
+        jax.vmap(lambda theta, net, keys: inner.unroll(LOOP, FAMILY, theta, net, net, keys, True)[0], (None, 0, 0))
+    )
+
+    def distance(theta, state):
+        return float(unroll(theta, state, jax.random.split(jax.random.key(9), (4, 5))).unlike_muon.mean())
+
+    @jax.jit
+    def outer_step(theta, state, opt, key):
+        out = estimator.estimate(LOOP, FAMILY, theta, state, key, 0.5)
+        updates, opt = optimizer.update(out.gradient, opt)
+        return optax.apply_updates(theta, updates), out.state, opt
+
+    before = distance(theta, state)
+    for key in jax.random.split(jax.random.key(1), 60):
+        theta, state, opt = outer_step(theta, state, opt, key)
+    assert distance(theta, state) < before / 2
+
+
+def test_the_weight_of_imitation_goes_from_the_first_to_the_last():
+    state = Unrolled(2, 5).begin(LOOP, FAMILY, WEIGHTS, jax.random.key(0))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradient(imitation, progress):
+        estimator = Unrolled(2, 5, 1e9, imitation=imitation)
+        return jnp.concatenate(
+            [g.ravel() for g in estimator.estimate(LOOP, FAMILY, WEIGHTS, state, jax.random.key(1), progress).gradient]
+        )
+
+    plain, full = gradient((0.0, 0.0), 0.0), gradient((2.0, 1.0), 0.0)
+    np.testing.assert_allclose(gradient((2.0, 1.0), 1.0), (plain + full) / 2, rtol=1e-3, atol=1e-5 * np.abs(full).max())
+    assert np.abs(full - plain).max() > 1e-3 * np.abs(plain).max()

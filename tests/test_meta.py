@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo2 import InputError, Spec, rule
+from celo2 import InputError, Spec, load_theta, rule
 from celo2.meta import inner, outer
 from celo2.meta.checkpoint import theta_of
 from celo2.meta.command import tensorboard
@@ -125,8 +125,8 @@ def test_a_range_upside_down_is_refused():
 class NotFinite(Unrolled):
     """An estimator whose gradient is not a number in every third iteration."""
 
-    def estimate(self, loop, family, theta, state, key):
-        estimate = super().estimate(loop, family, theta, state, key)
+    def estimate(self, loop, family, theta, state, key, progress=0.0):
+        estimate = super().estimate(loop, family, theta, state, key, progress)
         bad = jnp.where(jax.random.uniform(key) < 1 / 3, jnp.nan, 1.0)
         return Estimate(jax.tree.map(lambda g: g * bad, estimate.gradient), *estimate[1:])
 
@@ -275,3 +275,9 @@ def test_tensorboard_files_hold_every_metric(tmp_path):
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
     assert all(name.encode() in content for name in ("meta_loss", "gradient_norm", "dropped", "skipped", "seconds"))
+
+
+def test_celo2_is_a_start_for_its_own_spec_alone():
+    np.testing.assert_array_equal(STARTS["celo2"](3, Spec()).weights.w0, load_theta("celo2").weights.w0)
+    with pytest.raises(InputError, match=r"the start celo2 has Spec\(orthogonalize=True, hidden=8.*take another start"):
+        STARTS["celo2"](0, Spec(hidden=4))

@@ -2,7 +2,8 @@
 
 Run: python -m benchmarks.optimizer_step. Only parameters and random gradients are made, no forward pass; all optimizers of a
 setting (model and dtype of its parameters) move the same parameters in one process, taking turns, and medians and their
-ratios are reported. `--table` prints the README's table from the saved results and runs nothing.
+ratios are reported. What is measured takes the place of earlier results of its setting; other settings stay in the file.
+`--table` prints the README's table from the saved results and runs nothing.
 
 Every optimizer has the routing of Celo2: hidden matrices and convolutions by the rule that is measured, the rest by AdamW.
 torch.optim.Muon takes matrices only, so it gets a convolution as the one matrix (out, in * taps), a view of the same weights,
@@ -15,19 +16,20 @@ that an optimizer compiled serve those after it, as those of celo2 do celo2-no-n
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+import os
 import sys
 
+os.environ["KINETO_LOG_LEVEL"] = "3"  # before torch is loaded, or the profiler tells when it starts and stops
 import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.optimizer_step import optimizers
-from benchmarks.optimizer_step.measure import Benchmark, Measurement, measure, nothing_compiled
-from benchmarks.optimizer_step.report import BASELINE, draw, load, markdown, paired, tables
-from benchmarks.provenance import provenance, save
+from benchmarks.optimizer_step.measure import Benchmark, Setting, measure, nothing_compiled
+from benchmarks.optimizer_step.report import BASELINE, draw, keep, load, markdown, paired, table
+from benchmarks.provenance import provenance
 
 
 def run(config: Benchmark, console: Console) -> None:
@@ -35,16 +37,15 @@ def run(config: Benchmark, console: Console) -> None:
     torch.set_num_threads(config.threads)
     optimizers.check_naive()
     origin = {**provenance(), "layers": config.layers, "repeats": config.repeats}
-    found: list[Measurement] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         for model, dtype in itertools.product(config.models, config.dtypes):
             with nothing_compiled():
-                found += measure(model, dtype, config, progress)
-                save(config.out, {**origin, "measurements": [dataclasses.asdict(m) for m in found]})
+                setting = Setting(model, dtype, origin, measure(model, dtype, config, progress))
+            keep(setting, config.out)
+            console.print(table(setting), paired(setting))
     picture = config.out.with_suffix(".png")
-    draw(found, picture)
-    console.print(*tables(found), paired(found))
+    draw(load(config.out), picture)
     console.print(f"results in {config.out}, picture in {picture}", highlight=False)
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     """Read the arguments; run, or show what is there."""
     config = tyro.cli(Benchmark)
     if config.table:
-        print(markdown(*load(config.out)))
+        print(markdown(load(config.out)))
     elif BASELINE not in config.optimizers:
         sys.exit(f"--optimizers has no {BASELINE}, to which ratios are drawn; add it")
     elif config.profile and "celo2" not in config.optimizers:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import gc
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from torch.optim import Optimizer
 from benchmarks.optimizer_step.models import build
 from benchmarks.optimizer_step.optimizers import OPTIMIZERS
 
-ModelName = Literal["gpt2-small", "resnet50", "vit-b"]
+ModelName = Literal["gpt2-small", "resnet50", "vit-b", "gpt-64"]
 DtypeName = Literal["float32", "bfloat16"]
 OptimizerName = Literal[
     "adamw",
@@ -36,7 +35,6 @@ OptimizerName = Literal[
     "celo2-no-ns",
     "naive-no-ns",
 ]
-os.environ["KINETO_LOG_LEVEL"] = "3"  # else the profiler tells when it starts and stops
 WARM_UP = 2
 """Turns before those that count: the one that compiles, and one for what it left cold."""
 
@@ -52,7 +50,7 @@ class Benchmark:
     optimizers: tuple[OptimizerName, ...] = get_args(OptimizerName)
     """Which take turns, in this order; muon, to which ratios are drawn, must be among them."""
     layers: int | None = None
-    """Cut GPT-2 and ViT-B, which have 12, to so many; ResNet-50 stays whole."""
+    """Cut GPTs and ViT-B, which have 12, to so many; ResNet-50 stays whole."""
     repeats: int = 11
     """Turns that count."""
     threads: int = torch.get_num_threads()
@@ -69,8 +67,6 @@ class Benchmark:
 class Measurement:
     """One optimizer on one model in one dtype."""
 
-    model: str
-    dtype: str
     optimizer: str
     parameters: int
     """Entries of the model."""
@@ -93,6 +89,21 @@ class Measurement:
         return self.state_bytes / self.parameters
 
 
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One model in one dtype, all optimizers in one run."""
+
+    model: str
+    dtype: str
+    origin: dict[str, Any]
+    """How it was measured: versions, machine, options."""
+    measurements: list[Measurement]
+
+    def of(self, optimizer: str) -> Measurement | None:
+        """That of an optimizer, if it took part."""
+        return next((m for m in self.measurements if m.optimizer == optimizer), None)
+
+
 def measure(model_name: str, dtype_name: str, config: Benchmark, progress: Progress) -> list[Measurement]:
     """All optimizers on one model in one dtype; they share its parameters and gradients."""
     model = build(model_name, config.layers or 12, getattr(torch, dtype_name))
@@ -111,8 +122,6 @@ def measure(model_name: str, dtype_name: str, config: Benchmark, progress: Progr
     parameters = sum(p.numel() for p in model.parameters())
     return [
         Measurement(
-            model_name,
-            dtype_name,
             name,
             parameters,
             taken[name][0],

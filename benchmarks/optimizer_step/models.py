@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 
 
-def gpt2_small(layers: int) -> nn.Module:
+def gpt2(width: int, vocabulary: int, layers: int) -> nn.Module:
     """As in Transformers, but with nn.Linear in the place of its Conv1D."""
-    width, vocabulary = 768, 50257
 
     def block() -> nn.Module:
         attention = {"c_attn": nn.Linear(width, 3 * width), "c_proj": nn.Linear(width, width)}
@@ -68,8 +70,16 @@ def vit_b(layers: int) -> nn.Module:
 
 def build(name: str, layers: int, dtype: torch.dtype) -> nn.Module:
     """A model with gradients."""
-    model = resnet50() if name == "resnet50" else {"gpt2-small": gpt2_small, "vit-b": vit_b}[name](layers)
-    return draw_gradients(model.to(dtype))
+    return draw_gradients(MODELS[name](layers).to(dtype))
+
+
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "gpt2-small": partial(gpt2, 768, 50257),
+    "resnet50": lambda _: resnet50(),
+    "vit-b": vit_b,
+    "gpt-64": partial(gpt2, 64, 256),
+}
+"""Each takes a number of layers; ResNet-50 has its own."""
 
 
 def draw_gradients(model: nn.Module) -> nn.Module:

@@ -43,15 +43,16 @@ def _muon(momentum: float, model: nn.Module, lr: float, theta: str) -> list[Opti
     return [muon, AdamW(rest, ADAMW_RATE, betas=BETAS, weight_decay=0.0)]
 
 
-def _celo2(model: nn.Module, lr: float, theta: str) -> list[Optimizer]:
-    return [Celo2(model, lr, theta=theta)]
+def _celo2(state_dtype: torch.dtype, model: nn.Module, lr: float, theta: str) -> list[Optimizer]:
+    return [Celo2(model, lr, theta=theta, state_dtype=state_dtype)]
 
 
 TABLE = {
-    "celo2": Entry(_celo2, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 4e-3),
+    "celo2": Entry(partial(_celo2, torch.float32), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 4e-3),
     "adamw": Entry(_adamw, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 1e-3),
     "muon-0.95": Entry(partial(_muon, 0.95), (5e-3, 1e-2, 2e-2, 4e-2, 8e-2), 4e-2),
     "muon-0.9": Entry(partial(_muon, 0.9), (5e-3, 1e-2, 2e-2, 4e-2, 8e-2), 4e-2),
+    "celo2-bf16": Entry(partial(_celo2, torch.bfloat16), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 4e-3),
 }
 
 

@@ -121,7 +121,7 @@ def _finished(path: Path, configs: Sequence[RunConfig], data: Text) -> list[RunR
 
 def _identity(config: RunConfig, data: Text) -> dict[str, Any]:
     """What decides a run's losses, but for the source of the demo itself."""
-    theta = load_theta(config.theta).identity if config.optimizer == "celo2" else None
+    theta = load_theta(config.theta).identity if config.optimizer.startswith("celo2") else None
     return {"config": dataclasses.asdict(config), "theta": theta, "text": data.name, "text_sha256": data.sha256} | VERSIONS
 
 

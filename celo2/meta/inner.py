@@ -77,6 +77,8 @@ class Steps(NamedTuple):
     """Of the step in the meta-loss."""
     ended: jax.Array
     """Whether the trajectory that the unroll began with had ended before this step."""
+    unlike_muon: jax.Array
+    """1 - cosine between the rule's step and Muon's, mean over the matrices; 0 where it was not asked for."""
 
 
 def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
@@ -128,6 +130,22 @@ def directions(loop: InnerLoop, theta: rule.Weights, params: Params, statistics:
     return steps, new
 
 
+def unlike_muon(loop: InnerLoop, params: Params, steps: Params, statistics: dict, grads: Params) -> jax.Array:
+    """1 - cosine between steps of the rule and those of Muon (Nesterov) at the first decay, mean over the matrices."""
+    spec, distances = loop.spec, []
+    for name, p in params.items():
+        (part,) = pieces(p.shape, MatrixAxes())
+        new = statistics[name]
+        if isinstance(new, Adam) or part.vector:
+            continue
+        (m, *_), (decay, *_) = new.momentum, spec.momentum_decays
+        expert = rule.orthogonalize(jnp, spec, decay * m + (1 - decay) * part.view(jnp, grads[name]))
+        u = part.view(jnp, steps[name])
+        lengths = [jnp.sqrt(jnp.sum(x * x, (-2, -1)) + spec.normalize_epsilon) for x in (u, expert)]
+        distances.append(1 - jnp.mean(jnp.sum(u * expert, (-2, -1)) / (lengths[0] * lengths[1])))
+    return sum(distances) / len(distances)  # type: ignore[return-value]
+
+
 def _adam(old: Adam, g: jax.Array) -> tuple[jax.Array, Adam]:
     (b1, b2) = ADAM_DECAYS
     new = Adam(b1 * old.first + (1 - b1) * g, b2 * old.second + (1 - b2) * g * g)
@@ -135,9 +153,15 @@ def _adam(old: Adam, g: jax.Array) -> tuple[jax.Array, Adam]:
 
 
 def unroll(
-    loop: InnerLoop, family: TaskFamily, theta: rule.Weights, trajectory: Trajectory, fresh: Trajectory, keys: jax.Array
+    loop: InnerLoop,
+    family: TaskFamily,
+    theta: rule.Weights,
+    trajectory: Trajectory,
+    fresh: Trajectory,
+    keys: jax.Array,
+    imitate: bool = False,
 ) -> tuple[Steps, Trajectory]:
-    """As many inner steps as there are keys: (what each reports, the trajectory after them).
+    """As many inner steps as there are keys: (what each reports, of `unlike_muon` if `imitate`; the trajectory after them).
 
     A trajectory that is at its horizon goes on as `fresh`, in the middle of the unroll if need be; none may end twice in
     one. Each step is rematerialised in the backward pass: keeping only the networks and their accumulators is both smaller
@@ -156,12 +180,13 @@ def unroll(
         if loop.held_out:
             loss = family.loss(params, task, family.held_out(held_out_key, task))
         steps, statistics = directions(loop, theta, params, trajectory.statistics, grads)
+        distance = unlike_muon(loop, params, steps, statistics, grads) if imitate else jnp.zeros(())
         progress = (trajectory.step + 0.5) / trajectory.horizon
         rate = trajectory.learning_rate * (warmup_cosine(progress) if loop.cosine else 1.0)
         params = jax.tree.map(lambda p, step: p - rate * step, params, steps)
         after = trajectory._replace(params=params, statistics=statistics, step=trajectory.step + 1)
         weight = 2 * progress if loop.weighting == "linear" else jnp.ones(())
-        return (after, ended), Steps(clipped(loop, loss), weight, ended)
+        return (after, ended), Steps(clipped(loop, loss), weight, ended, distance)
 
     (after, _), steps = jax.lax.scan(body, (trajectory, jnp.zeros((), bool)), keys)
     return steps, after

@@ -1,4 +1,4 @@
-"""Where meta-training starts: the published random theta, or one written by hand that computes a known direction already."""
+"""Where meta-training starts: a random theta as published, one written by hand that is a known rule already, or `celo2`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from celo2.errors import InputError
 from celo2.rule import TABLE, Weights
 from celo2.spec import Spec
-from celo2.theta import Theta
+from celo2.theta import Theta, load_theta
 
 REST = 0.1
 """Scale of what the other hidden units add at first, so that they can be learned too."""
@@ -32,6 +33,18 @@ def by_hand(seed: int, spec: Spec, mixture: Mapping[str, float], rest: float = R
     return Theta(Weights(w0, b0, w1, b1, w2, b2), spec, "by-hand")
 
 
+def shipped(seed: int, spec: Spec) -> Theta:
+    """The theta that ships as celo2, whatever the seed.
+
+    Raises:
+        InputError: it is for another spec.
+    """
+    theta = load_theta("celo2")
+    if theta.spec != spec:
+        raise InputError(f"the start celo2 has {theta.spec}, this run {spec}; take another start, or that spec")
+    return theta
+
+
 MIXTURES = {
     "muon-0.3": {"M": 1.0, "G": 0.3},
     "muon-1": {"M": 1.0, "G": 1.0},
@@ -42,6 +55,7 @@ momentum 0.9, and as much as of M that of a shorter momentum. Adam's direction i
 
 STARTS: dict[str, Callable[[int, Spec], Theta]] = {
     "random": Theta.random,
+    "celo2": shipped,
     **{name: functools.partial(by_hand, mixture=mixture) for name, mixture in MIXTURES.items()},
 }
 """Each makes a theta of (seed, spec)."""

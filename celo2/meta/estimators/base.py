@@ -42,8 +42,16 @@ class Estimator(Protocol):
         """State with fresh trajectories."""
         ...
 
-    def estimate(self, loop: InnerLoop, family: TaskFamily, theta: Weights, state: Any, key: jax.Array) -> Estimate:
-        """One truncation of all trajectories."""
+    def estimate(
+        self,
+        loop: InnerLoop,
+        family: TaskFamily,
+        theta: Weights,
+        state: Any,
+        key: jax.Array,
+        progress: jax.Array | float = 0.0,
+    ) -> Estimate:
+        """One truncation of all trajectories; `progress` is the part of the outer steps that is done."""
         ...
 
 

@@ -40,7 +40,15 @@ class ES:
         zero = jax.tree.map(lambda t: jnp.zeros((self.trajectories, *t.shape)), theta)
         return Pairs(trajectories, trajectories, zero)
 
-    def estimate(self, loop: InnerLoop, family: TaskFamily, theta: Weights, state: Pairs, key: jax.Array) -> Estimate:
+    def estimate(
+        self,
+        loop: InnerLoop,
+        family: TaskFamily,
+        theta: Weights,
+        state: Pairs,
+        key: jax.Array,
+        progress: jax.Array | float = 0.0,
+    ) -> Estimate:
         start_key, batch_key, perturbation_key = jax.random.split(key, 3)
         fresh = starts(loop, family, start_key, self.trajectories)
         keys = jax.random.split(batch_key, (self.trajectories, self.truncation_length))

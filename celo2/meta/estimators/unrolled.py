@@ -28,19 +28,31 @@ class Unrolled:
     """Inner steps of each per outer iteration."""
     trajectory_clip: float = 0.1
     """Norm of one trajectory's gradient."""
+    imitation: tuple[float, float] = (0.0, 0.0)
+    """Weight of the distance to Muon's step (`inner.unlike_muon`) at the first and the last outer step, a line between."""
 
     def begin(self, loop: InnerLoop, family: TaskFamily, theta: Weights, key: jax.Array) -> Trajectory:
         check_truncation(loop, self.truncation_length)
         return first_starts(loop, family, key, self.trajectories)
 
-    def estimate(self, loop: InnerLoop, family: TaskFamily, theta: Weights, state: Trajectory, key: jax.Array) -> Estimate:
+    def estimate(
+        self,
+        loop: InnerLoop,
+        family: TaskFamily,
+        theta: Weights,
+        state: Trajectory,
+        key: jax.Array,
+        progress: jax.Array | float = 0.0,
+    ) -> Estimate:
+        first, last = self.imitation
+        weight = first + (last - first) * progress
         start_key, batch_key = jax.random.split(key)
         fresh = starts(loop, family, start_key, self.trajectories)
         keys = jax.random.split(batch_key, (self.trajectories, self.truncation_length))
 
         def meta_loss(theta: Weights, *arguments: jax.Array | Trajectory) -> tuple[jax.Array, tuple[jax.Array, Trajectory]]:
-            steps, after = unroll(loop, family, theta, *arguments)  # type: ignore[arg-type]
-            return jnp.mean(steps.weight * steps.loss), (steps.loss.mean(), after)
+            steps, after = unroll(loop, family, theta, *arguments, imitate=any(self.imitation))  # type: ignore[arg-type]
+            return jnp.mean(steps.weight * steps.loss + weight * steps.unlike_muon), (steps.loss.mean(), after)
 
         def one(*arguments: jax.Array | Trajectory) -> tuple[Weights, jax.Array, jax.Array, Trajectory]:
             (_, (loss, after)), gradient = jax.value_and_grad(meta_loss, has_aux=True)(theta, *arguments)
