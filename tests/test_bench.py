@@ -1,7 +1,9 @@
 """Protects scores: every contender is tuned alike, runs are what they say, and finished ones are not repeated."""
 
+import dataclasses
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -167,11 +169,15 @@ def test_settings_make_a_configuration():
 
 
 def test_every_recorded_experiment_can_be_run_again():
-    from pathlib import Path
-
-    experiments = read(Path(__file__).parents[1] / "experiments")
+    root = Path(__file__).parents[1]
+    experiments = read(root / "experiments")
     assert len(experiments) >= 10
     for experiment in experiments.values():
         assert experiment.question
+        if experiment.patch:
+            assert (root / experiment.patch).is_file()
+            with pytest.raises(InputError, match=f"is of another rule; git apply {experiment.patch}"):
+                _ = experiment.config
+            experiment = dataclasses.replace(experiment, patch=None)
         assert experiment.settings is None or experiment.config
         assert set(experiment.result.get("losses", {})) <= set(validation.MULTIPLIER)

@@ -281,3 +281,14 @@ def test_celo2_is_a_start_for_its_own_spec_alone():
     np.testing.assert_array_equal(STARTS["celo2"](3, Spec()).weights.w0, load_theta("celo2").weights.w0)
     with pytest.raises(InputError, match=r"the start celo2 has Spec\(orthogonalize=True, hidden=8.*take another start"):
         STARTS["celo2"](0, Spec(hidden=4))
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(tmp_path):
+    list(itertools.islice(outer.run(CONFIG, [FAMILY], tmp_path), 3))
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["estimator.imitation"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert next(outer.run(CONFIG, [FAMILY], tmp_path)).iteration == 3
+    imitating = dataclasses.replace(CONFIG, estimator=dataclasses.replace(ESTIMATOR, imitation=(0.5, 0.5)))
+    with pytest.raises(InputError, match=r"estimator.imitation was \[0.0, 0.0\], now \[0.5, 0.5\]"):
+        next(outer.run(imitating, [FAMILY], tmp_path))

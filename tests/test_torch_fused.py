@@ -36,20 +36,23 @@ def check_against_oracle(name):
     np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
 
 
-def test_nothing_compiles_anew_for_other_matrices_layouts_and_rates():
+@pytest.mark.parametrize("first", [(48, 16), (16, 16)])
+def test_nothing_compiles_anew_for_other_matrices_layouts_and_rates(first):
     """A rate on a schedule, as a tensor, weight decay, a GPT's shapes; whatever compiled anew would raise."""
-    shapes = [(48, 16), (16, 16), (64, 16), (16, 64), (130, 16)]
+    torch._dynamo.reset()
+    shapes = [first, (9, 6), (9, 6), (24, 24), (64, 16), (16, 64), (130, 16), (30, 30), (30, 30), (30, 30), (6, 5, 3, 3)]
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
-    optimizer = Celo2([{"params": params[:1], "rule": "celo2"}], lr=0.1, theta=THETA, compile=True)
-    params[0].grad = torch.randn(shapes[0])
-    optimizer.step()
+    optimizer = Celo2([{"params": params[:3], "rule": "celo2"}], lr=0.1, theta=THETA, compile=True)
+    for p, shape in zip(params[:3], shapes, strict=False):
+        p.grad = torch.randn(shape)
+    optimizer.step()  # one matrix, and a stack
     with torch._dynamo.config.patch(error_on_recompile=True):
-        optimizer.add_param_group({"params": params[1:], "rule": "celo2"})
+        optimizer.add_param_group({"params": params[3:], "rule": "celo2"})
         for lr, weight_decay in [(0.1, 0.0), (0.05, 0.1), (torch.tensor(0.01), 0.2), (0, 0)]:
             for group in optimizer.param_groups:
                 group["lr"], group["weight_decay"] = lr, weight_decay
             for p in params:
-                p.grad = torch.randn(p.shape[::-1]).T
+                p.grad = torch.randn(p.shape[::-1]).permute(*reversed(range(p.ndim)))
             optimizer.step()
     assert all(torch.isfinite(p).all() for p in params)
 

@@ -28,14 +28,14 @@ def train(shapes, orthogonalize=True, broken=(), late=(), **options):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """How many matrices each step took."""
-    taken = []
-    monkeypatch.setattr(stacks, "step_", lambda job, step_=stacks.step_: (taken.append(len(job.p)), step_(job)))
+    """How many parameters each stack took."""
+    taken, step_stack = [], stacks._step_stack
+    monkeypatch.setattr(stacks, "_step_stack", lambda jobs: (taken.append(len(jobs)), step_stack(jobs)))
     return taken
 
 
 def one_by_one(monkeypatch):
-    monkeypatch.setattr("celo2.torch.optimizer.step_all", lambda jobs: [stacks.step_(job) for job in jobs])
+    monkeypatch.setattr(stacks, "step_all", lambda jobs: [stacks.step_(job) for job in jobs])
 
 
 @pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
@@ -46,7 +46,7 @@ def test_a_stack_moves_as_each_by_itself(shape, orthogonalize, state_dtype, size
     """With one that skips a step and one that begins later, so that their counts of steps differ."""
     case = {"orthogonalize": orthogonalize, "broken": {1}, "late": {2}, "state_dtype": state_dtype}
     together, optimizer = train([shape] * 4, **case)
-    assert max(sizes) > 1
+    assert max(sizes) == 4
     one_by_one(monkeypatch)
     expected, other = train([shape] * 4, **case)
     for p, q in zip(together, expected, strict=True):
@@ -65,7 +65,48 @@ def test_a_compiled_stack_moves_as_an_eager_one(sizes):
     torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-5)
 
 
-def test_a_stack_is_of_one_shape_and_layout_and_no_larger_than_a_tile(sizes, monkeypatch):
-    monkeypatch.setattr(passes_module, "TILE", 2 * 12 * 20)
-    train([MATRIX, MATRIX, (20, 20), MATRIX, (12, 21)])
-    assert sorted(sizes[:4]) == [2, 12, 12, 20]  # a pair, and single matrices with their rows
+def test_a_stack_is_no_larger_than_a_tile_and_of_small_matrices_alone(sizes, monkeypatch):
+    monkeypatch.setattr(passes_module, "TILE", 8 * 12 * 20)
+    train([MATRIX] * 11 + [(20, 20)] * 3)
+    assert sizes == [8, 3] * 6
+
+
+def test_a_stack_is_of_one_shape_layout_dtype_and_group(sizes):
+    def matrices(shape, dtype=torch.float32):
+        return [torch.nn.Parameter(torch.randn(shape).to(dtype)) for _ in range(2)]
+
+    turned = [torch.nn.Parameter(torch.randn(MATRIX[::-1]).T) for _ in range(2)]
+    kinds = [matrices(MATRIX), turned, matrices((12, 21)), matrices(MATRIX, torch.bfloat16), matrices(MATRIX)]
+    groups = [{"params": [p for kind in kinds[:-1] for p in kind], "lr": 0.1}, {"params": kinds[-1], "lr": 0.3}]
+    optimizer = Celo2([{**group, "rule": "celo2"} for group in groups], theta=THETA)
+    params = [p for kind in kinds for p in kind]
+    before = [p.detach().double().clone() for p in params]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    assert sizes == [2] * 5
+    moved = [(p.double() - old).square().mean().sqrt().item() for p, old in zip(params, before, strict=True)]
+    assert moved == pytest.approx([0.1] * 8 + [0.3] * 2, rel=0.02)
+
+
+def test_vectors_and_matrices_of_one_row_are_told_apart():
+    """Under celo2-base both take the rule, and both are read as (1, n)."""
+    model = torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.ReLU(), torch.nn.Linear(10, 1), torch.nn.Linear(1, 1))
+    optimizer = Celo2(model, theta="celo2-base")
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    assert all((p - old).abs().max() > 1e-4 for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_parameters_of_one_storage_are_both_moved(sizes):
+    shared = torch.randn(MATRIX)
+    params = [torch.nn.Parameter(shared) for _ in range(2)]
+    optimizer = Celo2([{"params": params, "rule": "celo2"}], lr=0.1, theta=THETA)
+    before = shared.clone()
+    for p in params:
+        p.grad = torch.randn(MATRIX, generator=torch.Generator().manual_seed(len(sizes)))
+    optimizer.step()
+    assert not sizes
+    assert (shared - before).square().mean().sqrt().item() == pytest.approx(0.2, rel=0.01)

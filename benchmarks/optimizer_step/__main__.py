@@ -20,7 +20,7 @@ import itertools
 import os
 import sys
 
-os.environ["KINETO_LOG_LEVEL"] = "3"  # before torch is loaded, or the profiler tells when it starts and stops
+os.environ["KINETO_LOG_LEVEL"] = "99"  # before torch is loaded, or the profiler tells when it starts and stops
 import torch
 import tyro
 from rich.console import Console
@@ -34,6 +34,7 @@ from benchmarks.provenance import provenance
 
 def run(config: Benchmark, console: Console) -> None:
     """Measure, print, save."""
+    load(config.out)  # or it would be found damaged when there is something to add
     torch.set_num_threads(config.threads)
     optimizers.check_naive()
     origin = {**provenance(), "layers": config.layers, "repeats": config.repeats}

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,10 +51,13 @@ PAIRS = (
 
 
 def load(path: Path) -> list[Setting]:
-    """What runs saved; nothing where there were none."""
+    """What runs saved; nothing where there were none. Exits with a message if the file is something else."""
     if not path.exists():
         return []
-    settings = json.loads(path.read_text())["settings"]
+    content = json.loads(path.read_text())
+    if "settings" not in content:
+        sys.exit(f"{path} holds no settings of this benchmark; give another --out")
+    settings = content["settings"]
     return [Setting(**{**s, "measurements": [Measurement(**m) for m in s["measurements"]]}) for s in settings]
 
 
@@ -120,7 +124,9 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
 
 def markdown(settings: Sequence[Setting]) -> str:
     """The README's tables: all of GPT-2 small in float32, then the ratios of Celo2's time of each setting."""
-    (main,) = (s for s in settings if (s.model, s.dtype) == MAIN)
+    main = next((s for s in settings if (s.model, s.dtype) == MAIN), None)
+    if main is None:
+        sys.exit(f"{', '.join(MAIN)} was not measured; run it first, without --table")
     lines = ["| | bytes of state an entry | step of GPT-2 small | over Muon in float32 | over AdamW |", "|---|---|---|---|---|"]
     for m in main.measurements:
         if not m.optimizer.endswith("no-ns"):

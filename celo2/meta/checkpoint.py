@@ -36,7 +36,8 @@ class Checkpoint:
         path = directory / "config.json"
         new = settings(config) | {"data": _fingerprint(families)}
         if path.exists():
-            old = json.loads(path.read_text())
+            # A setting that the run's version did not have yet was what is the default now.
+            old = settings(MetaConfig(estimator=type(config.estimator)())) | json.loads(path.read_text())
             changed = [
                 f"{key} was {old.get(key, 'absent')}, now {new.get(key, 'absent')}"
                 for key in sorted({*old, *new})

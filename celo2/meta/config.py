@@ -42,7 +42,7 @@ class MetaConfig:
     train_size: int | None = None
     """Images that a task trains on, a window of its set and at most half of it; None: all, and none is held out."""
     start: Literal["random", "muon-0.3", "muon-1", "adam", "celo2"] = "random"
-    """Theta at first: see `celo2.meta.starts`."""
+    """Theta at first: see `celo2.meta.starts`; celo2 is the one that ships with this version."""
     odd: bool = False
     """Keep theta among the odd rules: see `celo2.meta.symmetry`."""
     seed: int = 0

@@ -39,6 +39,8 @@ class Experiment:
     """What differs from `MetaConfig()`, by dotted names; None for a theta that was not trained for this."""
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Minutes, identity of theta, and held-out losses over seeds by problem; empty while it was not run."""
+    patch: str | None = None
+    """Change of the rule that it was run with, where no setting makes it: a file to apply by git."""
 
     @property
     def config(self) -> MetaConfig:
@@ -49,6 +51,10 @@ class Experiment:
         """
         if self.settings is None:
             raise InputError(f"the theta of {self.name} was not trained for it, so it cannot be run; its result is recorded")
+        if self.patch is not None:
+            raise InputError(
+                f"{self.name} is of another rule; git apply {self.patch}, and run a copy of its file without patch"
+            )
         return from_settings(self.settings)
 
 

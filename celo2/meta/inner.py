@@ -139,11 +139,12 @@ def unlike_muon(loop: InnerLoop, params: Params, steps: Params, statistics: dict
         if isinstance(new, Adam) or part.vector:
             continue
         (m, *_), (decay, *_) = new.momentum, spec.momentum_decays
-        expert = rule.orthogonalize(jnp, spec, decay * m + (1 - decay) * part.view(jnp, grads[name]))
+        # What is imitated is no way for theta to come closer; and where a gradient is zero it has no derivative.
+        expert = jax.lax.stop_gradient(rule.orthogonalize(jnp, spec, decay * m + (1 - decay) * part.view(jnp, grads[name])))
         u = part.view(jnp, steps[name])
         lengths = [jnp.sqrt(jnp.sum(x * x, (-2, -1)) + spec.normalize_epsilon) for x in (u, expert)]
         distances.append(1 - jnp.mean(jnp.sum(u * expert, (-2, -1)) / (lengths[0] * lengths[1])))
-    return sum(distances) / len(distances)  # type: ignore[return-value]
+    return jnp.mean(jnp.stack(distances)) if distances else jnp.zeros(())
 
 
 def _adam(old: Adam, g: jax.Array) -> tuple[jax.Array, Adam]:

@@ -73,7 +73,7 @@ def begin(config: MetaConfig, families: Families, theta: Weights) -> OuterState:
 def outer_iteration(config: MetaConfig, families: Families, state: OuterState) -> tuple[OuterState, dict[str, jax.Array]]:
     """Unroll all trajectories one truncation, descend."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), state.iteration), len(families))
-    progress = state.iteration / config.outer_iterations
+    progress = state.iteration / max(1, config.outer_iterations - 1)
     estimates = [
         config.estimator.estimate(config.inner, family, state.theta, trajectories, key, progress)
         for family, trajectories, key in zip(families, state.estimator, keys, strict=True)

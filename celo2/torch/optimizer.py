@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +18,10 @@ from celo2.routing import ADAMW, Override, Route, Routing
 from celo2.rule import Weights
 from celo2.state import State, lengths, unpack
 from celo2.theta import Theta, load_theta
-from celo2.torch import adamw, sharded
+from celo2.torch import adamw, sharded, stacks
+from celo2.torch.adamw import AdamWJob
 from celo2.torch.backward import move_in_backward
-from celo2.torch.compiler import check_compiler, has_compiler
+from celo2.torch.compiler import check_compiler, for_any_shape, has_compiler
 from celo2.torch.groups import (
     NO_PARAMETERS,
     check_gradient,
@@ -36,8 +36,7 @@ from celo2.torch.groups import (
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
 from celo2.torch.passes import passes, working_dtype
 from celo2.torch.saved import check_theta, keep_dtypes
-from celo2.torch.stacks import step_all
-from celo2.torch.step import Job, Move, Rule, is_finite, step_, without_autocast
+from celo2.torch.step import Job, Move, Rule, is_at_hand, is_finite, step_, without_autocast
 
 COMPILE_FROM = 1 << 22
 """Entries under the rule from which compiling pays: it saves about 50 ns an entry and step, its half minute in 150 steps."""
@@ -169,11 +168,10 @@ class Celo2(Optimizer):
                     spread.append((p, group, shards))
                 elif p.numel() and p.grad is not None:
                     whole.append((p, group))
-        with without_autocast({p.device.type for p, *_ in (*whole, *spread)}):
+        with without_autocast({p.device.type for p, *_ in (*whole, *spread)}), for_any_shape():
             rates = Rates()
-            outcomes = [self._jobs(p, group, rates) for p, group in whole]
-            step_all(itertools.chain.from_iterable(jobs for _, jobs in outcomes))
-            self._warn([*(finite for finite, _ in outcomes), *self._step_sharded(spread, rates)])
+            outcomes = self._step_whole(whole, rates)
+            self._warn([*outcomes, *self._step_sharded(spread, rates)])
         if self._in_backward:  # parameters that were frozen when hooks were given out
             for p, _ in whole:
                 p.grad = None
@@ -202,18 +200,37 @@ class Celo2(Optimizer):
             )._asdict()
         )
 
-    def _jobs(self, p: Tensor, group: dict[str, Any], rates: Rates) -> tuple[Tensor, list[Job]]:
-        """What is to be done for one parameter: (whether its gradient is finite, 0-d, which nothing waits for; jobs).
+    def _step_whole(self, whole: Iterable[tuple[Tensor, dict[str, Any]]], rates: Rates) -> list[Tensor]:
+        """Move parameters of which all is here; returns whether their gradients were finite.
 
-        AdamW does it at once and leaves no jobs.
+        Large ones go at once, so that what was made for them alone is free again; small ones wait for each other.
         """
+        outcomes, small, by_adamw = [], [], []
+        for p, group in whole:
+            finite, jobs = self._jobs(p, group, rates)
+            outcomes.append(finite)
+            for job in jobs:
+                if isinstance(job, AdamWJob):
+                    by_adamw.append(job)
+                elif stacks.is_small(job):
+                    small.append(job)
+                else:
+                    step_(job)
+            if p.numel() > adamw.TILE:
+                adamw.step_all(by_adamw)
+                by_adamw = []
+        stacks.step_all(small)
+        adamw.step_all(by_adamw)
+        return outcomes
+
+    def _jobs(self, p: Tensor, group: dict[str, Any], rates: Rates) -> tuple[Tensor, Sequence[Job | AdamWJob]]:
+        """What is to be done for one parameter: (whether its gradient is finite, 0-d, which nothing waits for; jobs)."""
         state = {key: sharded.local(value) for key, value in self.state[p].items()}
         p, g = sharded.local(p), sharded.local(sharded.gradient(p))
         finite = is_finite(g)
         state["skipped"] += ~finite
         if group["rule"] == ADAMW:
-            adamw.step_(p, g, state, finite, group)
-            return finite, []
+            return finite, [AdamWJob(p, g, state, finite, group)]
         how = _move(p, state, finite, group, rates)
         batches = parts(p, group)
         views = unpack(torch, batches, State(*(state[key] for key in State._fields)))
@@ -228,7 +245,7 @@ class Celo2(Optimizer):
         gradients = [sharded.gradient(p) for p, _, _ in spread]
         near = [None if g is None else sharded.local(g) for g in gradients]
         flags = sharded.all_finite(near, [shards.group for _, _, shards in spread])
-        jobs, outcomes = [], []
+        jobs, by_adamw, outcomes = [], [], []
         for (p, group, shards), g, (some, finite) in zip(spread, gradients, flags, strict=True):
             state = self.state[p]
             g = torch.zeros_like(p) if g is None else g
@@ -237,7 +254,7 @@ class Celo2(Optimizer):
             finite = some & finite
             if group["rule"] == ADAMW:
                 local_state = {key: sharded.local(value) for key, value in state.items()}
-                adamw.step_(sharded.local(p), sharded.local(g), local_state, finite, group)
+                by_adamw.append(AdamWJob(sharded.local(p), sharded.local(g), local_state, finite, group))
                 continue
             how = _move(p, state, finite, group, rates)
             accumulators = State(*(state[key] for key in State._fields))
@@ -247,6 +264,7 @@ class Celo2(Optimizer):
                 continue
             for matrices in sharded.matrices(p, g, accumulators, shards, parts(p, group)):  # type: ignore[arg-type]
                 jobs.append(sharded.ShardedJob(matrices, self._rule(matrices.p, state, group, False, spread=True), how))
+        adamw.step_all(by_adamw)
         sharded.step_all(jobs)
         return outcomes
 
@@ -278,11 +296,8 @@ class Celo2(Optimizer):
         check_gradient(p, "a parameter")
         self._init_state(p, group)
         if p.numel():
-            with without_autocast({p.device.type}):
-                finite, jobs = self._jobs(p, group, Rates())
-                for job in jobs:
-                    step_(job)
-                self._warn([finite])
+            with without_autocast({p.device.type}), for_any_shape():
+                self._warn(self._step_whole([(p, group)], Rates()))
         p.grad = None
 
     def skipped(self) -> dict[str, int]:
@@ -296,7 +311,7 @@ class Celo2(Optimizer):
 
     def _warn(self, outcomes: Sequence[Tensor]) -> None:
         """Tell of skipped gradients where that costs no wait: on the CPU. Elsewhere `skipped()` tells."""
-        here = [finite for finite in outcomes if type(finite) is Tensor and finite.is_cpu]
+        here = filter(is_at_hand, outcomes)
         if not all(finite.numpy() for finite in here):
             message = ", ".join(f"{name} ({count})" for name, count in self.skipped().items())
             warnings.warn(f"gradients that are not finite were skipped, so far: {message}", RuntimeWarning, stacklevel=3)

@@ -15,14 +15,26 @@ from torch import Tensor
 from celo2.rule import Accumulators
 from celo2.torch.step import Job, is_turned, step_
 
+LIMIT = 1 << 18
+"""Entries of a stack, if a tile is not smaller still."""
+MEMBERS = 8
+"""A matrix is small if so many of it fit into a stack; of larger ones the copies cost more than the operators (measured)."""
+
+
+def is_small(job: Job) -> bool:
+    """Whether the matrices may go into a stack."""
+    return job.p.numel() * MEMBERS <= min(LIMIT, job.rule.passes.tile)
+
 
 def step_all(jobs: Iterable[Job]) -> None:
-    """Each job's step, in stacks of about a tile where there are several of a kind."""
+    """Each job's step; in stacks, where there are several small ones of a kind."""
     kinds: dict[Hashable, list[Job]] = defaultdict(list)
     for job in jobs:
         kinds[_kind(job)].append(job)
     for alike in kinds.values():
-        count = max(1, alike[0].rule.passes.tile // max(1, alike[0].p.numel()))
+        # Two parameters of one storage would both be copied out of it, and the second one back over the first.
+        apart = is_small(alike[0]) and len({job.p.data_ptr() for job in alike}) == len(alike)
+        count = min(LIMIT, alike[0].rule.passes.tile) // alike[0].p.numel() if apart else 1
         for start in range(0, len(alike), count):
             stack = alike[start : start + count]
             if len(stack) == 1:
@@ -35,7 +47,8 @@ def _kind(job: Job) -> Hashable:
     """What jobs of a stack have in common; rules, rates and weight decays are the same objects."""
     tensors = (job.p, job.g, job.accumulators.momentum)
     of_group = (id(job.rule), id(job.how.rate), id(job.how.weight_decay))
-    return job.p.shape, is_turned(job.p), job.p.device, tuple(x.dtype for x in tensors), of_group
+    is_vector = len(job.accumulators.factored) == 1  # or a matrix of one row
+    return job.p.shape, is_vector, is_turned(job.p), job.p.device, tuple(x.dtype for x in tensors), of_group
 
 
 def _step_stack(jobs: Sequence[Job]) -> None:

@@ -43,6 +43,11 @@ class Move(NamedTuple):
     rate: Tensor
     weight_decay: Tensor
 
+    def of_each(self, count: int) -> Move:
+        """With a number for each of `count` matrices."""
+        finite, steps = (x.expand(count, 1, 1).contiguous() for x in (self.finite, self.count))
+        return self._replace(finite=finite, count=steps)
+
 
 class Window(NamedTuple):
     """Which part of the matrices (..., a, b) lies here."""
@@ -88,10 +93,12 @@ def step_(job: Job) -> None:
             continue
         packed = [rule_.passes.without_gaps(x, v.ndim - 2, is_turned(p)) for x in (m, v, p[here], g[here])]
         factored = tuple(f.reshape(f.shape[0], *packed[1].shape[:-2], *f.shape[-2:]) for f in factored)
-        d, moved = drive(direction(rule_, Accumulators(packed[0], packed[1], factored), packed[3], packed[2], how))
+        # Fused kernels for batches know one kind of flag, that of stacks.
+        of_these = how.of_each(len(packed[1])) if rule_.passes.fused and packed[1].ndim == 3 else how
+        d, moved = drive(direction(rule_, Accumulators(packed[0], packed[1], factored), packed[3], packed[2], of_these))
         if rule_.orthogonalize is not None:
             d = rule_.orthogonalize(rule_.spec, d)
-        move(rule_, packed[2], d, size(rule_.spec, d, moved), how)
+        move(rule_, packed[2], d, size(rule_.spec, d, moved), of_these)
         for x, used in zip((m, v, p[here]), packed[:3], strict=True):
             if used.data_ptr() != x.data_ptr():
                 x.copy_(used.view(x.shape))
@@ -198,6 +205,11 @@ def without_autocast(devices: Iterable[str]) -> Iterator[None]:
 def is_finite(g: Tensor) -> Tensor:
     """Whether all of a gradient is finite, 0-d; the extremes are the cheapest to find, and carry NaN with them."""
     return torch.stack(torch.aminmax(g)).isfinite().all()
+
+
+def is_at_hand(flag: Tensor) -> bool:
+    """Whether a look at a flag costs no wait; `flag.numpy()` is that look."""
+    return type(flag) is Tensor and flag.is_cpu
 
 
 def is_turned(p: Tensor) -> bool:
