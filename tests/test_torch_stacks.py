@@ -66,9 +66,9 @@ def test_a_compiled_stack_moves_as_an_eager_one(sizes):
 
 
 def test_a_stack_is_no_larger_than_a_tile_and_of_small_matrices_alone(sizes, monkeypatch):
-    monkeypatch.setattr(passes_module, "TILE", 8 * 12 * 20)
+    monkeypatch.setattr(passes_module, "TILE", 4 * 12 * 20)
     train([MATRIX] * 11 + [(20, 20)] * 3)
-    assert sizes == [8, 3] * 6
+    assert sizes == [4, 4, 3] * 6
 
 
 def test_a_stack_is_of_one_shape_layout_dtype_and_group(sizes):

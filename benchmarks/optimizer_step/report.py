@@ -114,7 +114,7 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
         plot.set(xscale="log", title=f"{setting.model}, {setting.dtype}", xlabel=f"step time over {BASELINE}'s", visible=True)
         plot.spines[["top", "right"]].set_visible(False)
         plot.invert_yaxis()
-    axes[0, 0].set_xlim(min(extremes) / 1.6, max(extremes) * 1.6)
+    axes[0, 0].set_xlim(min(extremes) / 2.5, max(extremes) * 2.5)
     axes[0, 0].xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     temporary = path.with_suffix(".part.png")
     figure.savefig(temporary, dpi=130)

@@ -17,7 +17,7 @@ from celo2.torch.step import Job, is_turned, step_
 
 LIMIT = 1 << 18
 """Entries of a stack, if a tile is not smaller still."""
-MEMBERS = 8
+MEMBERS = 4
 """A matrix is small if so many of it fit into a stack; of larger ones the copies cost more than the operators (measured)."""
 
 
