@@ -17,7 +17,7 @@ from torch import Tensor
 from celo2.errors import InputError
 from celo2.rule import Accumulators
 from celo2.state import State, unpack
-from celo2.torch.step import Job, Move, Rule, Window, direction, is_finite, move, size, step_
+from celo2.torch.step import Job, Move, Rule, Window, direction, is_finite, mean_square, move, size, step_
 from celo2.views import Piece, Vector
 
 
@@ -208,12 +208,12 @@ def _step_kind(jobs: Sequence[ShardedJob]) -> None:
         for job, (d, moved), total in zip(jobs, results, _reduced([squares], group)[0], strict=True):
             *_, a, b = job.matrices.window.shape
             mean = job.matrices.window.near(total) / (a * b)
-            move(job.rule, job.matrices.p, d, moved / torch.sqrt(job.rule.spec.normalize_epsilon + mean), job.how)
+            move(job.rule, job.matrices.p, d, size(job.rule.spec, mean, moved), job.how)
     elif axis < -2:  # each matrix lies whole on one rank
         for job, (d, moved) in zip(jobs, results, strict=True):
             if d.numel():
                 d = job.rule.orthogonalize(job.rule.spec, d)  # type: ignore[misc]
-                move(job.rule, job.matrices.p, d, size(job.rule.spec, d, moved), job.how)
+                move(job.rule, job.matrices.p, d, size(job.rule.spec, mean_square(d), moved), job.how)
     else:
         steps = _orthogonalized(jobs, [d for d, _ in results], axis, group)
         for job, u, (_, moved) in zip(jobs, steps, results, strict=True):
@@ -274,7 +274,7 @@ def _orthogonalized(jobs: Sequence[ShardedJob], d: Sequence[Tensor], axis: int, 
     for i, x in whole.items():
         rule = pieces[i][0].rule
         u = rule.orthogonalize(rule.spec, x if axis == -2 else x.mT)  # type: ignore[misc]
-        u.mul_(size(rule.spec, u, u.new_ones(1, 1)))
+        u.mul_(size(rule.spec, mean_square(u), u.new_ones(1, 1)))
     if whole:
         torch.cat([part.reshape(-1) for part in parts()], out=received)
     dist.all_to_all_single(sent, received, to_ranks, from_ranks, group=group)

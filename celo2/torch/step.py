@@ -98,7 +98,7 @@ def step_(job: Job) -> None:
         d, moved = drive(direction(rule_, Accumulators(packed[0], packed[1], factored), packed[3], packed[2], of_these))
         if rule_.orthogonalize is not None:
             d = rule_.orthogonalize(rule_.spec, d)
-        move(rule_, packed[2], d, size(rule_.spec, d, moved), of_these)
+        move(rule_, packed[2], d, size(rule_.spec, mean_square(d), moved), of_these)
         for x, used in zip((m, v, p[here]), packed[:3], strict=True):
             if used.data_ptr() != x.data_ptr():
                 x.copy_(used.view(x.shape))
@@ -167,10 +167,15 @@ def drive(work: Generator[Totals, Totals, tuple[Tensor, Tensor]]) -> tuple[Tenso
             return end.value
 
 
-def size(spec: Spec, d: Tensor, moved: Tensor) -> Tensor:
-    """What d (..., a, b) is multiplied by to have RMS 1, (..., 1, 1); zero for a matrix that never saw a gradient."""
+def mean_square(d: Tensor) -> Tensor:
+    """Of each matrix (..., a, b), (..., 1, 1)."""
     norm = torch.linalg.vector_norm(d, dim=(-2, -1), keepdim=True)
-    return moved / torch.sqrt(spec.normalize_epsilon + norm * norm / (d.shape[-2] * d.shape[-1]))
+    return norm * norm / (d.shape[-2] * d.shape[-1])
+
+
+def size(spec: Spec, mean_square: Tensor, moved: Tensor) -> Tensor:
+    """What d is multiplied by to have RMS 1, (..., 1, 1); zero for a matrix that never saw a gradient."""
+    return moved / torch.sqrt(spec.normalize_epsilon + mean_square)
 
 
 def move(rule_: Rule, p: Tensor, d: Tensor, size: Tensor, how: Move) -> None:
