@@ -36,11 +36,10 @@ def check_against_oracle(name):
     np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("first", [(48, 16), (16, 16)])
-def test_nothing_compiles_anew_for_other_matrices_layouts_and_rates(first):
-    """A rate on a schedule, as a tensor, weight decay, a GPT's shapes; whatever compiled anew would raise."""
+def test_nothing_compiles_anew_for_other_matrices_layouts_and_rates():
+    """A rate on a schedule, as a tensor, weight decay, a GPT's shapes after a square one; what compiled anew would raise."""
     torch._dynamo.reset()
-    shapes = [first, (9, 6), (9, 6), (24, 24), (64, 16), (16, 64), (130, 16), (30, 30), (30, 30), (30, 30), (6, 5, 3, 3)]
+    shapes = [(16, 16), (9, 6), (9, 6), (24, 24), (64, 16), (16, 64), (130, 16), (30, 30), (30, 30), (30, 30), (6, 5, 3, 3)]
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     optimizer = Celo2([{"params": params[:3], "rule": "celo2"}], lr=0.1, theta=THETA, compile=True)
     for p, shape in zip(params[:3], shapes, strict=False):
