@@ -187,6 +187,21 @@ def layouts(mesh, **options):
     return {name: (p.full_tensor() if mesh else p).detach().clone() for name, p in params.items()}
 
 
+def in_bfloat16(mesh):
+    """Two steps of a model whose head and bias have fewer rows than there are ranks."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 1)).to(torch.bfloat16)
+    if mesh is not None:
+        fully_shard(model, mesh=mesh)
+    opt = Celo2(model, lr=0.01, theta=THETA)
+    for _ in range(2):
+        for p in model.parameters():
+            g = torch.randn(p.shape).bfloat16()
+            p.grad = distribute_tensor(g, mesh, p.placements) if isinstance(p, DTensor) else g
+        opt.step()
+    return whole(model)
+
+
 VARIANTS = {
     "celo2": {},
     "base": {"orthogonalize": False},
@@ -252,6 +267,7 @@ def main():
     set_state_dict(model, opt, model_state_dict=checkpoint["model"], optim_state_dict=checkpoint["optimizer"])
     steps(model, opt, 3, 2)
     results["resumed"] = whole(model)
+    results["bfloat16"] = in_bfloat16(meshes["fsdp"])
     if size == 2:
         results["accelerate"] = accelerated(rank, size)
     if rank == 0:

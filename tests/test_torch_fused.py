@@ -56,6 +56,18 @@ def test_nothing_compiles_anew_for_other_matrices_layouts_and_rates():
     assert all(torch.isfinite(p).all() for p in params)
 
 
+def test_batches_in_bfloat16_are_one_kind_whichever_way_they_lie():
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in [(6, 5, 3, 3), (7, 20, 3, 3)]]
+    optimizer = Celo2(
+        [{"params": params, "rule": "celo2"}], theta=THETA, compile=True, state_dtype=torch.bfloat16, orthogonalize=False
+    )
+    params[0].grad = torch.randn_like(params[0])
+    optimizer.step()
+    params[1].grad = torch.randn_like(params[1])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        optimizer.step()
+
+
 def test_the_compiled_rounding_draws_the_bits_of_the_eager_one():
     torch.manual_seed(0)
     new = [torch.randn(33, 70) for _ in range(4)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.sharded_worker import VARIANTS, Model, data_parallel, layouts, odd_gradients, optimizer, steps, whole
+from tests.sharded_worker import VARIANTS, Model, data_parallel, in_bfloat16, layouts, odd_gradients, optimizer, steps, whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
 ROOT = Path(__file__).parent.parent
@@ -65,6 +65,12 @@ def test_equal_to_one_process(runs, size, layout, orthogonalize):
 @pytest.mark.parametrize("size", [4, 2])
 def test_data_parallel_is_equal_to_one_process(runs, size):
     check_close(load(runs[size])["ddp"], data_parallel(0, 1))
+
+
+@pytest.mark.parametrize("size", [4, 2])
+def test_bfloat16_parameters_of_which_ranks_have_nothing(runs, size):
+    for name, value in in_bfloat16(None).items():
+        torch.testing.assert_close(load(runs[size])["bfloat16"][name], value, rtol=2**-7, atol=1e-3)
 
 
 def test_accelerate_may_shard_the_model_under_the_optimizer(runs):

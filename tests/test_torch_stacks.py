@@ -100,6 +100,17 @@ def test_vectors_and_matrices_of_one_row_are_told_apart():
     assert all((p - old).abs().max() > 1e-4 for p, old in zip(model.parameters(), before, strict=True))
 
 
+def test_adamw_moves_both_parameters_of_one_storage():
+    """In bfloat16, where its kernel works on copies."""
+    shared = torch.zeros(8, 8, dtype=torch.bfloat16)
+    params = [torch.nn.Parameter(shared) for _ in range(2)]
+    optimizer = Celo2([{"params": params, "rule": "adamw", "lr": 0.125}], theta=THETA)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    torch.testing.assert_close(shared, torch.full_like(shared, -0.25))
+
+
 def test_parameters_of_one_storage_are_both_moved(sizes):
     shared = torch.randn(MATRIX)
     params = [torch.nn.Parameter(shared) for _ in range(2)]

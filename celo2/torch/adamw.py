@@ -64,7 +64,7 @@ def _batches(jobs: Sequence[AdamWJob]) -> Iterator[list[_Block]]:
         if at_hand and not job.finite.numpy():
             continue
         for block in _blocks(job):
-            if batch and not (at_hand and sum(b.p.numel() for b in batch) + block.p.numel() <= TILE):
+            if batch and not (at_hand and _may_join(block, batch)):
                 yield batch
                 batch = []
             batch.append(block)
@@ -72,12 +72,19 @@ def _batches(jobs: Sequence[AdamWJob]) -> Iterator[list[_Block]]:
         yield batch
 
 
+def _may_join(block: _Block, batch: Sequence[_Block]) -> bool:
+    """Not if they make more than a tile, wait for a device, or are of one storage: a copy of either would undo the other."""
+    if not is_at_hand(batch[0].finite) or sum(b.p.numel() for b in batch) + block.p.numel() > TILE:
+        return False
+    return all(b.p.data_ptr() != block.p.data_ptr() for b in batch)
+
+
 def _blocks(job: AdamWJob) -> Iterator[_Block]:
     """The parameter whole if the kernel can have it as it is, else in blocks of rows of about a tile."""
     tensors = [x if x.ndim else x[None] for x in (job.p, job.g, job.state["exp_avg"], job.state["exp_avg_sq"])]
     p, g, first, _ = tensors
     as_it_is = all(x.dtype == first.dtype and x.is_contiguous() for x in (p, g))
-    rows = len(p) if as_it_is else max(1, TILE * len(p) // p.numel())
+    rows = len(p) if as_it_is or not p.numel() else max(1, TILE * len(p) // p.numel())
     before = job.state["step"].clone()
     for i, parts in enumerate(zip(*(x.split(rows) for x in tensors), strict=True)):
         yield _Block(*parts, count=job.state["step"] if i == 0 else before.clone(), finite=job.finite)

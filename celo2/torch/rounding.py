@@ -37,7 +37,9 @@ def noise(step: Tensor, shape: torch.Size, origin: Sequence[int] = (0, 0)) -> No
         for start, size in zip(origin, shape[-2:], strict=True)
     )
     rows, columns = rows[:, None], columns[None]
-    return Noise(_mixed(_mixed(rows) + step.to(torch.int32)), columns * 0x3C6EF372)
+    rows, columns = _mixed(_mixed(rows) + step.to(torch.int32)), columns * 0x3C6EF372
+    # Of one rank, so that a batch and the same transposed are one kind to the compiler.
+    return Noise(rows, columns.expand(*rows.shape[:-2], 1, -1).contiguous())
 
 
 def keep(state: Sequence[Tensor], new: Sequence[Tensor], finite: Tensor, noise: Noise | None) -> None:
