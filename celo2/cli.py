@@ -92,21 +92,25 @@ class MetaTrain:
         """Run and write theta."""
         import jax
 
-        from celo2.meta.command import meta_train, tensorboard
+        from celo2.meta.command import tensorboard, train_theta
+        from celo2.meta.config import from_settings, preset
+        from celo2.meta.devices import use_cores
 
         if len({self.coordinator is None, self.processes is None, self.process is None}) == 2:
             raise InputError("--coordinator, --processes and --process go together; give all three or none")
-        if self.coordinator is not None:
-            jax.distributed.initialize(self.coordinator, self.processes, self.process)
-            console.quiet = bool(self.process)  # the first one speaks
         out = self.out or Path("runs") / f"meta-{self.preset}"
         changes = {"seed": self.seed, "outer_iterations": self.outer_iterations, "estimator.trajectories": self.trajectories}
         given = {name: value for name, value in changes.items() if value is not None}
+        config = from_settings(given, preset(self.preset))
+        use_cores(config.estimator.trajectories // (self.processes or 1))
+        if self.coordinator is not None:
+            jax.distributed.initialize(self.coordinator, self.processes, self.process)
+            console.quiet = bool(self.process)  # the first one speaks
         if self.tensorboard and not self.process:
             with tensorboard(out / "tensorboard") as log:
-                meta_train(self.preset, out, given, self.paths, console, log)
+                train_theta(self.preset, config, out, console, self.paths, log)
         else:
-            meta_train(self.preset, out, given, self.paths, console)
+            train_theta(self.preset, config, out, console, self.paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +151,15 @@ class Experiments:
     def __call__(self, console: Console) -> None:
         """Run and print."""
         from celo2.meta import experiments
+        from celo2.meta.devices import use_cores
 
         found = experiments.read(self.folder)
+        unknown = [name for name in self.names if name not in found]
+        if unknown:
+            raise InputError(f"unknown experiment {unknown[0]!r}: take some of {', '.join(found)}")
+        if self.names:
+            use_cores(*(found[name].config.estimator.trajectories for name in self.names))
         for name in self.names:
-            if name not in found:
-                raise InputError(f"unknown experiment {name!r}: take some of {', '.join(found)}")
             found[name] = experiments.run(found[name], self.folder, self.runs, console)
         console.print(experiments.table(list(found.values())))
 

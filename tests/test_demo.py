@@ -179,7 +179,7 @@ def test_routing_command():
         (("meta-train", "--preset", "x"), "celo2 meta-train: unknown preset 'x': take one of celo2, quick"),
         (("routing", "absent:x"), "give module:callable, callable without arguments"),
         (("meta-train", "--outer-iterations", "3"), "outer_iterations is 3; give more than the 20 of the warm-up"),
-        (("meta-train", "--trajectories", "0"), "--trajectories is 0; give at least 1"),
+        (("meta-train", "--trajectories", "0"), "celo2 meta-train: trajectories is 0; give at least 1"),
         (("meta-train", "--processes", "2"), "--coordinator, --processes and --process go together; give all three or none"),
         (("experiments", "x"), "unknown experiment 'x': take some of 1-published-objective"),
     ],

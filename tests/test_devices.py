@@ -52,6 +52,18 @@ def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
             np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("flags", "trajectories", "devices"), [("", (24, 32), {1, 2, 4, 8}), ("", (7,), {1, 7}), ("3", (8,), {3})]
+)
+def test_each_core_is_a_device_unless_the_user_says_otherwise(flags, trajectories, devices):
+    """As many as divide the trajectories: with 7 one alone, unless there are 7 cores."""
+    script = f"import jax; from celo2.meta.devices import use_cores; use_cores(*{trajectories}); print(jax.device_count())"
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={flags}" if flags else ""}
+    made = int(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout)
+    assert made in devices
+    assert flags or made == max(n for n in devices if n <= len(os.sched_getaffinity(0)))
+
+
 def test_trajectories_that_do_not_divide_over_the_devices_are_refused():
     with pytest.raises(InputError, match="12 trajectories do not divide over 8 devices; give a multiple of 8"):
         Devices(12)

@@ -9,9 +9,10 @@ import optax
 import pytest
 from evosax.algorithms import PersistentES
 
-from celo2 import InputError
+from celo2 import InputError, rule
 from celo2.meta import inner
 from celo2.meta.estimators import ES, PES, Unrolled
+from celo2.meta.newton_schulz import orthogonalize
 from celo2.rule import Weights
 from celo2.theta import Theta
 from tests.cases import THETA
@@ -49,6 +50,16 @@ def test_the_unrolled_gradient_agrees_with_finite_differences():
             numeric = (moved[0] - moved[1]) / (2 * step)
             analytic = sum(jnp.vdot(g, d) for g, d in zip(gradient, direction, strict=True))
             np.testing.assert_allclose(analytic, numeric, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 7), (5, 5)])
+def test_the_backward_pass_of_newton_schulz_is_that_of_the_rule(shape):
+    """In float64, against autodiff of `rule.orthogonalize`, which knows no symmetry."""
+    with jax.enable_x64(True):
+        d, dy = (jax.random.normal(jax.random.key(i), shape, jnp.float64) for i in range(2))
+        ours, theirs = (jax.vjp(lambda d, f=f: f(jnp, LOOP.spec, d), d) for f in (orthogonalize, rule.orthogonalize))
+        np.testing.assert_allclose(ours[0], theirs[0], atol=1e-12)
+        np.testing.assert_allclose(ours[1](dy)[0], theirs[1](dy)[0], atol=1e-11)
 
 
 def test_each_trajectory_is_clipped_before_the_mean():

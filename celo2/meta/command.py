@@ -20,34 +20,12 @@ from celo2.data.images import LabelledSet
 from celo2.data.small import small_sets
 from celo2.errors import InputError
 from celo2.meta.checkpoint import settings, theta_of
-from celo2.meta.config import MetaConfig, from_settings, preset
+from celo2.meta.config import MetaConfig
 from celo2.meta.families import task_families
 from celo2.meta.outer import Metrics, run
 from celo2.theta import Theta, load_theta
 
 Log = Callable[[Metrics], None]
-
-
-def meta_train(
-    name: str,
-    out: Path,
-    changes: Mapping[str, Any],
-    paths: Mapping[str, Path],
-    console: Console,
-    log: Log = lambda metrics: None,
-) -> Theta:
-    """Run (or go on with) a preset in `out` and write `out/theta.safetensors`.
-
-    `changes` to the preset are by dotted names, `paths` are folders of the user's own copies of data.
-
-    Raises:
-        InputError: unknown preset, a number out of range, or `out` holds a run of another configuration.
-    """
-    if changes.get("seed", 0) < 0:
-        raise InputError(f"the seed is {changes['seed']}; give at least 0")
-    if changes.get("estimator.trajectories", 1) < 1:
-        raise InputError(f"--trajectories is {changes['estimator.trajectories']}; give at least 1")
-    return train_theta(name, from_settings(changes, preset(name)), out, console, paths, log)
 
 
 def train_theta(
@@ -58,7 +36,13 @@ def train_theta(
     paths: Mapping[str, Path] | None = None,
     log: Log = lambda metrics: None,
 ) -> Theta:
-    """The same for any configuration, whose theta is to be called `name`."""
+    """Run (or go on with) a configuration in `out` and write `out/theta.safetensors`, called `name`.
+
+    `paths` are folders of the user's own copies of data.
+
+    Raises:
+        InputError: `out` holds a run of another configuration.
+    """
     sets = small_sets(config.tasks, config.seed, paths or {}, config.colour)
     families = task_families(config, sets)
     console.print(

@@ -61,6 +61,9 @@ class MetaConfig:
     """Of theta, decoupled."""
 
     def __post_init__(self) -> None:
+        for name, value, least in (("seed", self.seed, 0), ("trajectories", self.estimator.trajectories, 1)):
+            if value < least:
+                raise InputError(f"{name} is {value}; give at least {least}")
         if self.outer_iterations <= self.warmup:
             raise InputError(f"outer_iterations is {self.outer_iterations}; give more than the {self.warmup} of the warm-up")
 

@@ -5,9 +5,12 @@ Nothing moves in an outer iteration but the sum of the meta-gradients, 347 float
 
 from __future__ import annotations
 
+import math
+import os
 from typing import Any
 
 import jax
+import joblib
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -15,6 +18,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from celo2.errors import InputError
 
 AXIS = "trajectories"
+
+
+def use_cores(*trajectories: int) -> None:
+    """Make a device of each core, as many as divide all these numbers of trajectories; before JAX runs anything.
+
+    XLA's own threads share out single products, which are too small here for two cores to gain anything; trajectories
+    side by side gain nearly all. Who says how many CPU devices there are (XLA_FLAGS, JAX_NUM_CPU_DEVICES) is obeyed.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    common, cores = math.gcd(*trajectories), joblib.cpu_count()
+    jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if common % n == 0))
 
 
 class Devices:
@@ -57,10 +72,14 @@ class Devices:
         """`tree` on every device."""
         return jax.tree.map(lambda x: self._put(x, self._everywhere), tree)
 
+    def spread(self, x: Any) -> jax.Array:
+        """An array, its first axis over the devices."""
+        return self._put(x, self._spread)
+
     def place(self, state: Any) -> Any:
         """An outer state, its trajectories spread, the rest on every device."""
         rest = self.replicate(state._replace(estimator=()))
-        return rest._replace(estimator=jax.tree.map(lambda x: self._put(x, self._spread), state.estimator))
+        return rest._replace(estimator=jax.tree.map(self.spread, state.estimator))
 
     def gather(self, state: Any) -> Any:
         """The whole state in the memory of every process."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from celo2 import rule
 from celo2.errors import InputError
+from celo2.meta.newton_schulz import orthogonalize
 from celo2.routing import ADAMW, by_names_and_shapes
 from celo2.spec import Spec
 from celo2.tasks.base import Params, TaskFamily
@@ -123,9 +124,9 @@ def directions(loop: InnerLoop, theta: rule.Weights, params: Params, statistics:
             steps[name] = loop.adamw_lr_multiplier * step
         else:
             (part,) = pieces(p.shape, MatrixAxes())
-            orthogonalize = rule.orthogonalize if loop.spec.orthogonalize and not part.vector else None
+            newton_schulz = orthogonalize if loop.spec.orthogonalize and not part.vector else None
             g, w = part.view(jnp, grads[name]), part.view(jnp, p)
-            step, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, orthogonalize)
+            step, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, newton_schulz)
             steps[name] = part.inverse(jnp, step)
     return steps, new
 
@@ -140,7 +141,7 @@ def unlike_muon(loop: InnerLoop, params: Params, steps: Params, statistics: dict
             continue
         (m, *_), (decay, *_) = new.momentum, spec.momentum_decays
         # What is imitated is no way for theta to come closer; and where a gradient is zero it has no derivative.
-        expert = jax.lax.stop_gradient(rule.orthogonalize(jnp, spec, decay * m + (1 - decay) * part.view(jnp, grads[name])))
+        expert = jax.lax.stop_gradient(orthogonalize(jnp, spec, decay * m + (1 - decay) * part.view(jnp, grads[name])))
         u = part.view(jnp, steps[name])
         lengths = [jnp.sqrt(jnp.sum(x * x, (-2, -1)) + spec.normalize_epsilon) for x in (u, expert)]
         distances.append(1 - jnp.mean(jnp.sum(u * expert, (-2, -1)) / (lengths[0] * lengths[1])))
