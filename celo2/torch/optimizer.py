@@ -35,8 +35,9 @@ from celo2.torch.groups import (
 )
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
 from celo2.torch.passes import passes, working_dtype
+from celo2.torch.rates import Rates
 from celo2.torch.saved import check_theta, keep_dtypes
-from celo2.torch.step import Job, Move, Rule, is_at_hand, is_finite, step_, without_autocast
+from celo2.torch.step import Job, Rule, is_at_hand, is_finite, step_, without_autocast
 
 COMPILE_FROM = 1 << 22
 """Entries under the rule from which compiling pays: it saves about 50 ns an entry and step, its half minute in 150 steps."""
@@ -231,7 +232,7 @@ class Celo2(Optimizer):
         state["skipped"] += ~finite
         if group["rule"] == ADAMW:
             return finite, [AdamWJob(p, g, state, finite, group)]
-        how = _move(p, state, finite, group, rates)
+        how = rates.move(p, state, finite, group)
         batches = parts(p, group)
         views = unpack(torch, batches, State(*(state[key] for key in State._fields)))
         jobs = []
@@ -256,7 +257,7 @@ class Celo2(Optimizer):
                 local_state = {key: sharded.local(value) for key, value in state.items()}
                 by_adamw.append(AdamWJob(sharded.local(p), sharded.local(g), local_state, finite, group))
                 continue
-            how = _move(p, state, finite, group, rates)
+            how = rates.move(p, state, finite, group)
             accumulators = State(*(state[key] for key in State._fields))
             if p.ndim == 1:
                 rule = self._rule(sharded.local(p)[None], state, group, True)
@@ -346,28 +347,3 @@ class Celo2(Optimizer):
         if copied and self._in_backward:
             for number in range(len(self.param_groups)):
                 move_in_backward(self, number)
-
-
-class Rates:
-    """Rate and weight decay of each group as 0-d tensors, made once a step."""
-
-    def __init__(self) -> None:
-        self._made: dict[Any, tuple[Tensor, Tensor]] = {}
-
-    def of(self, group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """On a device, in a dtype."""
-        key = id(group), device, dtype
-        if key not in self._made:
-            self._made[key] = (_number(group["lr"], device, dtype), _number(group["weight_decay"], device, dtype))
-        return self._made[key]
-
-
-def _number(x: float | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A number is filled in and not copied over, which no device would wait for and a CUDA graph may record."""
-    return x.to(device, dtype) if isinstance(x, Tensor) else torch.full((), x, dtype=dtype, device=device)
-
-
-def _move(p: Tensor, state: dict[str, Tensor], finite: Tensor, group: dict[str, Any], rates: Rates) -> Move:
-    """Count a step and say how it is to be done."""
-    state["step"] += finite
-    return Move(finite, state["step"], *rates.of(group, p.device, torch.promote_types(p.dtype, torch.float32)))
