@@ -165,6 +165,21 @@ class Experiments:
 
 
 @dataclasses.dataclass(frozen=True)
+class Listen:
+    """Show what thetas listen to: how their directions answer to gradient, momenta and weights."""
+
+    thetas: Annotated[tuple[str, ...], tyro.conf.Positional] = ("celo2",)
+    """Names of thetas that ship, or paths of files."""
+
+    def __call__(self, console: Console) -> None:
+        """Print the table."""
+        from celo2.meta.response import table
+        from celo2.theta import load_theta
+
+        console.print(table([load_theta(theta) for theta in self.thetas]))
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """List, fetch or check the data sets."""
 
@@ -227,10 +242,12 @@ COMMANDS: dict[str, type] = {
     "meta-train": MetaTrain,
     "validate": Validate,
     "experiments": Experiments,
+    "listen": Listen,
     "data": Data,
     "routing": Routing,
 }
-EXTRAS = {"train": "bench", "meta-train": "meta", "validate": "meta", "experiments": "meta", "data": "meta", "routing": "torch"}
+EXTRAS = {"train": "bench", "routing": "torch"}
+"""What to install for a command; meta for all others."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -250,7 +267,9 @@ def main(arguments: list[str] | None = None) -> None:
         errors.print(f"celo2 {name}: {error}", markup=False, highlight=False)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        errors.print(f"celo2 {name} needs {error.name}; install it with: pip install 'celo2[{EXTRAS[name]}]'", markup=False)
+        errors.print(
+            f"celo2 {name} needs {error.name}; install it with: pip install 'celo2[{EXTRAS.get(name, 'meta')}]'", markup=False
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print(f"celo2 {name}: interrupted")

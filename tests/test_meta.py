@@ -21,6 +21,7 @@ from celo2.meta.checkpoint import theta_of
 from celo2.meta.command import tensorboard
 from celo2.meta.config import PRESETS, MetaConfig, preset
 from celo2.meta.estimators import Estimate, Unrolled
+from celo2.meta.response import response
 from celo2.meta.starts import STARTS, by_hand
 from celo2.meta.symmetry import SIGNS, project
 from celo2.rule import Weights
@@ -217,6 +218,14 @@ from tests.test_meta import CONFIG, FAMILY
 for _ in outer.run(CONFIG, [FAMILY], Path(sys.argv[1]), every_seconds=0.0):
     pass
 """
+
+
+def test_a_theta_by_hand_listens_to_what_was_written_into_it():
+    heard = response(by_hand(0, Spec(), {"M": -2.0, "G s": 0.5}, rest=0.0))
+    assert heard.pop("M 0.9") == pytest.approx(-1)
+    assert heard.pop("G s") == pytest.approx(0.25)
+    assert len(heard) == 14
+    assert set(heard.values()) == {0.0}
 
 
 def test_a_run_that_was_killed_ends_bit_identical(tmp_path):

@@ -45,9 +45,9 @@ def train_theta(
     """
     sets = small_sets(config.tasks, config.seed, paths or {}, config.colour)
     families = task_families(config, sets)
-    console.print(
-        f"meta-training {name}: {config.outer_iterations} outer steps on {', '.join(s.name for s in sets)}; results in {out}"
-    )
+    devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}"
+    images = ", ".join(s.name for s in sets)
+    console.print(f"meta-training {name}: {config.outer_iterations} outer steps on {images}; {devices}; results in {out}")
     _show(run(config, families, out), config.outer_iterations, console, log)
     weights, seconds = theta_of(out)
     theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))
@@ -104,6 +104,7 @@ def _provenance(config: MetaConfig, sets: list[LabelledSet], seconds: float) -> 
         "minutes": round(seconds / 60, 1),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cores": os.cpu_count(),
+        "devices": jax.device_count(),
         "machine": platform.machine(),
         "versions": {"celo2": celo2.__version__, "jax": jax.__version__, "python": platform.python_version()},
         "commit": _commit(),

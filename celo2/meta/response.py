@@ -1,0 +1,52 @@
+"""What a theta listens to: how its direction answers to each channel that changes sign with the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.table import Table
+
+from celo2.meta.symmetry import SIGNS
+from celo2.rule import TABLE
+from celo2.theta import Theta
+
+DRAWS = 1 << 14
+SEED = 0
+
+
+def response(theta: Theta) -> dict[str, float]:
+    """Mean derivative of the direction by each odd channel, over the one of largest magnitude.
+
+    Odd channels are drawn from a standard normal distribution, each by itself, and even ones are 1, the RMS that all have
+    when the MLP reads them. Channels of a network depend on each other, so this is what theta would pass on of each.
+    """
+    w0, b0, w1, b1, w2, _ = (np.asarray(array, np.float64) for array in theta.weights)
+    normal = np.random.default_rng(SEED).standard_normal((DRAWS, len(SIGNS)))
+    first = np.where(SIGNS < 0, normal, 1.0) @ w0 + b0
+    second = np.maximum(first, 0) @ w1 + b1
+    derivatives = w0 @ np.mean((first > 0) * (((second > 0) * w2[:, 0]) @ w1.T), axis=0)
+    odd = {name: float(d) for name, sign, d in zip(_names(theta), SIGNS, derivatives, strict=True) if sign < 0}
+    largest = max(map(abs, odd.values())) or 1.0
+    return {name: d / largest for name, d in odd.items()}
+
+
+def table(thetas: Sequence[Theta]) -> Table:
+    """A column a theta, the channels that any of them listens to most first."""
+    responses = [response(theta) for theta in thetas]
+    out = Table(
+        "channel", *(theta.identity.replace("@", "\n@") for theta in thetas), caption="mean derivative, over the largest"
+    )
+    for name in sorted(responses[0], key=lambda name: -max(abs(r[name]) for r in responses)):
+        out.add_row(name, *(f"{r[name]:+.2f}" for r in responses))
+    return out
+
+
+def _names(theta: Theta) -> list[str]:
+    """Of the 30 channels, in the order of TABLE; where there are three, with their decays."""
+    spec = theta.spec
+    names = []
+    for feature, count, _ in TABLE:
+        decays = spec.momentum_decays if feature.startswith("M") else spec.factored_decays
+        names += [feature] if count == 1 else [f"{feature} {decay}" for decay in decays]
+    return names
