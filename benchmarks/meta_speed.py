@@ -129,17 +129,24 @@ def gradients(unroll: Callable[..., jax.Array]) -> Any:
     return jax.jit(jax.vmap(jax.grad(unroll), (None, None, 0, 0, 0)))
 
 
+WAYS = {
+    "naive": (naive_unroll, False),
+    "naive, spread": (naive_unroll, True),
+    "celo2, one device": (product_unroll, False),
+    "celo2": (product_unroll, True),
+}
+"""What is compared: an unroll, and whether its trajectories are spread over the cores."""
+
+
 def measure(count: int) -> dict[str, float]:
-    """Inner steps a second of the twin, the twin spread over the cores, and meta-training, at so many trajectories."""
+    """Inner steps a second of each way, at so many trajectories."""
     unrolls = Unrolls(count)
-    ways = {"naive": (naive_unroll, unrolls.whole), "naive, spread": (naive_unroll, unrolls.spread)}
-    ways["celo2"] = (product_unroll, unrolls.spread)
     runs = {
-        f"{way} {kind.__name__}": functools.partial(kind(unroll), *arguments)
+        f"{way} {kind.__name__}": functools.partial(kind(unroll), *(unrolls.spread if spread else unrolls.whole))
         for kind in (forward, gradients)
-        for way, (unroll, arguments) in ways.items()
+        for way, (unroll, spread) in WAYS.items()
     }
-    for way in ("naive, spread", "celo2"):
+    for way in WAYS:
         np.testing.assert_allclose(runs["naive forward"](), runs[f"{way} forward"](), rtol=1e-4)
         for a, b in zip(runs["naive gradients"](), runs[f"{way} gradients"](), strict=True):
             np.testing.assert_allclose(a.mean(0), b.mean(0), atol=1e-2 * float(jnp.abs(a.mean(0)).max()))
@@ -165,8 +172,9 @@ def no_newton_schulz(xp: Any, spec: Any, d: jax.Array) -> jax.Array:
 
 
 def no_mlp(xp: Any, theta: Weights, layer: rule.Channels, channels: rule.Channels) -> jax.Array:
-    """A direction that needs all channels and no MLP."""
-    return theta.w0[0, 0] * sum(sum(kind) for kind in channels if kind)
+    """A direction that needs all channels, normalised, and no MLP."""
+    kinds: Any = [(w, kind) for w, kind in zip(layer, channels, strict=True) if kind]
+    return sum(w[..., i, :1][..., None, :] * x for w, kind in kinds for i, x in enumerate(kind))  # type: ignore[return-value]
 
 
 def no_rule(xp: Any, spec: Any, theta: Weights, accumulators: Accumulators, g: Any, p: Any, orthogonalize: Any) -> Any:
@@ -182,8 +190,13 @@ def profile() -> dict[str, dict[str, float]]:
     """
     unrolls = Unrolls(PROFILED)
     newton_schulz, mlp = (inner, "orthogonalize", no_newton_schulz), (rule, "direction", no_mlp)
-    stages = {"all": [], "without Newton-Schulz": [newton_schulz], "and without the MLP": [newton_schulz, mlp]}
-    stages["gradient descent"] = [(rule, "update", no_rule)]
+    stages = {
+        "all": [],
+        "Newton-Schulz by autodiff": [(inner, "orthogonalize", rule.orthogonalize)],
+        "without Newton-Schulz": [newton_schulz],
+        "and without the MLP": [newton_schulz, mlp],
+        "gradient descent": [(rule, "update", no_rule)],
+    }
     compiled, operations = {}, 0.0
     for name, changes in stages.items():
         # jit keeps what it traced by the function, so each stage needs one of its own
@@ -220,11 +233,11 @@ def main() -> None:
     """Measure, print, save."""
     use_cores(*TRAJECTORIES)
     results = {count: measure(count) for count in TRAJECTORIES}
-    table = Table("trajectories", "", "naive", "naive, spread", "celo2", "celo2 / naive", title="inner steps a second")
+    table = Table("trajectories", "", *WAYS, "celo2 / naive", title="inner steps a second")
     for count, speeds in results.items():
         for kind in ("forward", "gradients"):
-            naive, spread, ours = (speeds[f"{way} {kind}"] for way in ("naive", "naive, spread", "celo2"))
-            table.add_row(str(count), kind, f"{naive:,.0f}", f"{spread:,.0f}", f"{ours:,.0f}", f"{ours / naive:.1f}")
+            row = [speeds[f"{way} {kind}"] for way in WAYS]
+            table.add_row(str(count), kind, *(f"{speed:,.0f}" for speed in row), f"{row[-1] / row[0]:.1f}")
     console = Console()
     console.print(table)
     parts = profile()

@@ -76,7 +76,7 @@ class MetaTrain:
     outer_iterations: int | None = None
     """Outer steps, in place of the preset's."""
     trajectories: int | None = None
-    """Of each network family, in place of the preset's; a multiple of the number of devices."""
+    """Of each network family, in place of the preset's; all devices are used where they divide it."""
     paths: dict[str, Path] = dataclasses.field(default_factory=dict)
     """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary), svhn FOLDER (.mat)."""
     tensorboard: bool = False
@@ -102,7 +102,7 @@ class MetaTrain:
         changes = {"seed": self.seed, "outer_iterations": self.outer_iterations, "estimator.trajectories": self.trajectories}
         given = {name: value for name, value in changes.items() if value is not None}
         config = from_settings(given, preset(self.preset))
-        use_cores(config.estimator.trajectories // (self.processes or 1))
+        use_cores(config.estimator.trajectories, processes=self.processes or 1)
         if self.coordinator is not None:
             jax.distributed.initialize(self.coordinator, self.processes, self.process)
             console.quiet = bool(self.process)  # the first one speaks

@@ -180,6 +180,7 @@ def test_routing_command():
         (("routing", "absent:x"), "give module:callable, callable without arguments"),
         (("meta-train", "--outer-iterations", "3"), "outer_iterations is 3; give more than the 20 of the warm-up"),
         (("meta-train", "--trajectories", "0"), "celo2 meta-train: trajectories is 0; give at least 1"),
+        (("listen", "nope"), "celo2 listen: unknown theta 'nope': neither a file nor one of celo2, celo2-base"),
         (("meta-train", "--processes", "2"), "--coordinator, --processes and --process go together; give all three or none"),
         (("experiments", "x"), "unknown experiment 'x': take some of 1-published-objective"),
     ],

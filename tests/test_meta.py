@@ -25,6 +25,7 @@ from celo2.meta.response import response
 from celo2.meta.starts import STARTS, by_hand
 from celo2.meta.symmetry import SIGNS, project
 from celo2.rule import Weights
+from celo2.theta import Theta
 from tests.cases import REFERENCE, THETA
 from tests.families import Quadratic
 from tests.oracle import oracle_steps
@@ -226,6 +227,21 @@ def test_a_theta_by_hand_listens_to_what_was_written_into_it():
     assert heard.pop("G s") == pytest.approx(0.25)
     assert len(heard) == 14
     assert set(heard.values()) == {0.0}
+
+
+def test_what_a_theta_listens_to_are_differences_of_its_direction():
+    """Central ones, of the rule's own MLP, at channels drawn anew: G is the first, W the third."""
+    theta = Theta.random(1)
+    x = np.where(SIGNS < 0, np.random.default_rng(1).standard_normal((1 << 18, 30)), 1.0)
+    w = Weights(*(array.astype(np.float64) for array in theta.weights))
+
+    def mean_direction(channel, step):
+        hidden = (x + step * np.eye(30)[channel]) @ w.w0
+        return rule.later_layers(np, w, hidden.T[:, None]).mean()
+
+    differences = [mean_direction(channel, 0.05) - mean_direction(channel, -0.05) for channel in (0, 2)]
+    heard = response(theta)
+    assert heard["W"] / heard["G"] == pytest.approx(differences[1] / differences[0], rel=0.05)
 
 
 def test_a_run_that_was_killed_ends_bit_identical(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import joblib
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -41,7 +41,7 @@ def train_theta(
     `paths` are folders of the user's own copies of data.
 
     Raises:
-        InputError: `out` holds a run of another configuration.
+        InputError: `out` holds a run of another configuration, data cannot be had, or the run is refused (`outer.run`).
     """
     sets = small_sets(config.tasks, config.seed, paths or {}, config.colour)
     families = task_families(config, sets)
@@ -103,7 +103,7 @@ def _provenance(config: MetaConfig, sets: list[LabelledSet], seconds: float) -> 
         "data": {s.name: len(s.labels) for s in sets},
         "minutes": round(seconds / 60, 1),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cores": os.cpu_count(),
+        "cores": joblib.cpu_count(),
         "devices": jax.device_count(),
         "machine": platform.machine(),
         "versions": {"celo2": celo2.__version__, "jax": jax.__version__, "python": platform.python_version()},

@@ -28,7 +28,7 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class MetaConfig:
-    """One meta-training run: the same configuration and seed give the same theta, bit for bit, on the same machine."""
+    """One meta-training run: the same configuration and seed give the same theta, bit for bit, on the same devices."""
 
     inner: InnerLoop = InnerLoop()
     estimator: Unrolled | PES | ES = Unrolled()

@@ -5,6 +5,7 @@ Nothing moves in an outer iteration but the sum of the meta-gradients, 347 float
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from typing import Any
@@ -20,16 +21,25 @@ from celo2.errors import InputError
 AXIS = "trajectories"
 
 
-def use_cores(*trajectories: int) -> None:
-    """Make a device of each core, as many as divide all these numbers of trajectories; before JAX runs anything.
+def use_cores(*trajectories: int, processes: int = 1) -> None:
+    """Make a device of each core, as many as divide a process's part of all these numbers of trajectories.
 
-    XLA's own threads share out single products, which are too small here for two cores to gain anything; trajectories
-    side by side gain nearly all. Who says how many CPU devices there are (XLA_FLAGS, JAX_NUM_CPU_DEVICES) is obeyed.
+    XLA's own threads share out single products, which are too small here to gain by it; trajectories of its own keep a core
+    busy. Who says how many CPU devices there are (XLA_FLAGS, JAX_NUM_CPU_DEVICES) is obeyed, and so are the
+    devices of a program that has used JAX before.
+
+    Raises:
+        InputError: trajectories do not divide over the processes.
     """
+    for number in trajectories:
+        if number % processes:
+            raise InputError(f"{number} trajectories do not divide over {processes} processes; give a multiple of {processes}")
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
-    common, cores = math.gcd(*trajectories), joblib.cpu_count()
-    jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if common % n == 0))
+    part = math.gcd(*trajectories) // processes
+    cores = joblib.cpu_count()
+    with contextlib.suppress(RuntimeError):  # JAX has its devices already
+        jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if part % n == 0))
 
 
 class Devices:
@@ -43,7 +53,8 @@ class Devices:
         devices = jax.devices()
         if trajectories % len(devices):
             raise InputError(
-                f"{trajectories} trajectories do not divide over {len(devices)} devices; give a multiple of {len(devices)}"
+                f"{trajectories} trajectories do not divide over {len(devices)} devices; give a multiple of {len(devices)}, "
+                "or on a CPU another number of devices by JAX_NUM_CPU_DEVICES"
             )
         mesh = Mesh(np.array(devices), (AXIS,))
         self._everywhere = NamedSharding(mesh, PartitionSpec())

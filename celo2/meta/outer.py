@@ -95,9 +95,9 @@ def outer_iteration(config: MetaConfig, families: Families, state: OuterState) -
 def run(config: MetaConfig, families: Families, directory: Path, every_seconds: float = 60.0) -> Iterator[Metrics]:
     """Meta-train, yielding the metrics of each outer iteration; `directory` holds the checkpoint and the metrics.
 
-    A run that was cut, at whatever moment, goes on from its last checkpoint to the bit-identical theta. Checkpoints are
-    written every `every_seconds`, at the end, and, with one process, when the loop is interrupted or closed. Trajectories
-    are spread over all devices of all processes.
+    A run that was cut, at whatever moment, goes on from its last checkpoint to the theta that it would have had, on the same
+    devices bit for bit. Checkpoints are written every `every_seconds`, at the end, and, with one process, when the loop is
+    interrupted or closed. Trajectories are spread over all devices of all processes.
 
     Raises:
         InputError: `directory` holds a run of another configuration, the trajectories do not divide over the devices, or

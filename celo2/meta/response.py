@@ -11,8 +11,8 @@ from celo2.meta.symmetry import SIGNS
 from celo2.rule import TABLE
 from celo2.theta import Theta
 
-DRAWS = 1 << 14
-SEED = 0
+DRAWS, SEED = 1 << 14, 0
+"""Of the channels at which derivatives are taken."""
 
 
 def response(theta: Theta) -> dict[str, float]:
@@ -37,8 +37,9 @@ def table(thetas: Sequence[Theta]) -> Table:
     out = Table(
         "channel", *(theta.identity.replace("@", "\n@") for theta in thetas), caption="mean derivative, over the largest"
     )
-    for name in sorted(responses[0], key=lambda name: -max(abs(r[name]) for r in responses)):
-        out.add_row(name, *(f"{r[name]:+.2f}" for r in responses))
+    names = dict.fromkeys(name for r in responses for name in r)  # decays are a theta's own
+    for name in sorted(names, key=lambda name: -max(abs(r.get(name, 0)) for r in responses)):
+        out.add_row(name, *(f"{r[name]:+.2f}" if name in r else "" for r in responses))
     return out
 
 

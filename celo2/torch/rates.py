@@ -11,7 +11,7 @@ from celo2.torch.step import Move
 
 
 class Rates:
-    """Those of one step, by group, device and dtype."""
+    """Rate and weight decay as 0-d tensors, by group, device and dtype; made anew for each step."""
 
     def __init__(self) -> None:
         self._made: dict[Any, tuple[Tensor, Tensor]] = {}
