@@ -1,6 +1,7 @@
 """Protects scores: every contender is tuned alike, runs are what they say, and finished ones are not repeated."""
 
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 from celo2 import InputError, Theta, load_theta
 from celo2.bench import run as bench_run
@@ -20,7 +22,7 @@ from celo2.bench.validation import BASELINES, Contender, Runs, Score, relative, 
 from celo2.cli import main
 from celo2.meta.config import MetaConfig, from_settings
 from celo2.meta.estimators import PES
-from celo2.meta.experiments import read
+from celo2.meta.experiments import MUON, Experiment, read, table
 from tests.families import Quadratic
 
 STEPS = 30
@@ -166,6 +168,21 @@ def test_settings_make_a_configuration():
         from_settings({"inner.weighting": "linaer"})
     with pytest.raises(InputError, match="unknown estimator 'SPSA': take one of Unrolled, PES, ES"):
         from_settings({"estimator": "SPSA"})
+
+
+def test_the_table_of_experiments_fits_a_narrow_terminal_best_first():
+    muon = {problem: list(losses) for problem, losses in MUON.items()}
+    worse = {problem: [1.25 * loss for loss in losses] for problem, losses in muon.items()}
+    few = {**muon, "byte-lstm": [0.5 * muon["byte-lstm"][0]]}
+    found = [("worse", worse), ("partial", {"byte-lstm": few["byte-lstm"]}), ("as-muon", muon), ("few-seeds", few)]
+    console = Console(width=80, file=io.StringIO())
+    console.print(table([Experiment(name, f"why {name}", None, {"minutes": 2.5, "losses": x}) for name, x in found]))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    scores = [line for line in lines if line[:1] and line[0] in dict(found) and "why" not in line]
+    assert [line[0] for line in scores] == ["few-seeds", "as-muon", "worse", "partial"]
+    assert scores[0][-4:] == ["0.500", "(1)", "0.9000", "2.5"]
+    assert scores[2][1:] == ["1.250"] * 5 + ["1.2500", "2.5"]
+    assert ["worse", "why", "worse"] in lines
 
 
 def test_every_recorded_experiment_can_be_run_again():

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.table import Column, Table
 
 from celo2.bench.validation import Contender, screen
 from celo2.errors import InputError
@@ -92,19 +93,39 @@ def run(experiment: Experiment, folder: Path, runs: Path, console: Console) -> E
     return done
 
 
-def table(experiments: Sequence[Experiment]) -> Table:
-    """Ratios of held-out losses to those of tuned Muon on the same seeds, the lowest mean first.
+def table(experiments: Sequence[Experiment]) -> Group:
+    """Ratios of held-out losses to those of tuned Muon on the same seeds, the lowest mean first; then what each asks.
 
     A cell ends with the number of its seeds where they are fewer than three; a mean is of all five problems or none.
     """
-    out = Table("experiment", "asks", "minutes", *MUON, "mean", caption="held-out loss over that of Muon, tuned; three seeds")
-    rows = []
-    for e in experiments:
+    numbers = [Column(problem.replace("-", " "), overflow="fold", justify="right") for problem in MUON]
+    scores = Table(
+        Column("experiment", no_wrap=True),
+        *numbers,
+        Column("mean", min_width=6),
+        "min",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    asks = Table(Column("experiment", no_wrap=True), "asks", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for e in sorted(experiments, key=_mean):
         losses = e.result.get("losses", {})
-        ratios = {p: sum(seeds) / sum(MUON[p][: len(seeds)]) for p, seeds in losses.items()}
-        rows.append((sum(ratios.values()) / len(MUON) if set(ratios) == set(MUON) else math.inf, e, losses, ratios))
-    for mean, e, losses, ratios in sorted(rows, key=lambda row: row[0]):
         few = {p: f" ({len(seeds)})" if len(seeds) < 3 else "" for p, seeds in losses.items()}
-        cells = [f"{ratios[p]:.3f}{few[p]}" if p in ratios else "" for p in MUON]
-        out.add_row(e.name, e.question, str(e.result.get("minutes", "")), *cells, f"{mean:.4f}" if mean < math.inf else "")
-    return out
+        cells = [f"{ratio:.3f}{few[p]}" if (ratio := _ratios(e).get(p)) else "" for p in MUON]
+        mean = f"{_mean(e):.4f}" if _mean(e) < math.inf else ""
+        scores.add_row(e.name, *cells, mean, str(e.result.get("minutes", "")))
+        asks.add_row(e.name, e.question)
+    return Group(scores, "held-out loss over that of Muon, tuned; three seeds\n", asks)
+
+
+def _ratios(experiment: Experiment) -> dict[str, float]:
+    """To Muon on as many seeds, by problem."""
+    losses = experiment.result.get("losses", {})
+    return {p: sum(seeds) / sum(MUON[p][: len(seeds)]) for p, seeds in losses.items()}
+
+
+def _mean(experiment: Experiment) -> float:
+    """Of the ratios; infinite unless there are all five."""
+    ratios = _ratios(experiment)
+    return sum(ratios.values()) / len(MUON) if set(ratios) == set(MUON) else math.inf
