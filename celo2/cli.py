@@ -76,7 +76,7 @@ class MetaTrain:
     outer_iterations: int | None = None
     """Outer steps, in place of the preset's."""
     trajectories: int | None = None
-    """Of each network family, in place of the preset's; all devices are used where they divide it."""
+    """Of each network family, in place of the preset's; a multiple of processes and of accelerators."""
     paths: dict[str, Path] = dataclasses.field(default_factory=dict)
     """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary), svhn FOLDER (.mat)."""
     tensorboard: bool = False

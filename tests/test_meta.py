@@ -21,7 +21,7 @@ from celo2.meta.checkpoint import theta_of
 from celo2.meta.command import tensorboard
 from celo2.meta.config import PRESETS, MetaConfig, preset
 from celo2.meta.estimators import Estimate, Unrolled
-from celo2.meta.response import response
+from celo2.meta.response import response, table
 from celo2.meta.starts import STARTS, by_hand
 from celo2.meta.symmetry import SIGNS, project
 from celo2.rule import Weights
@@ -227,6 +227,14 @@ def test_a_theta_by_hand_listens_to_what_was_written_into_it():
     assert heard.pop("G s") == pytest.approx(0.25)
     assert len(heard) == 14
     assert set(heard.values()) == {0.0}
+
+
+def test_thetas_with_other_decays_are_listed_beside_each_other():
+    thetas = [Theta.random(0, Spec()), Theta.random(0, Spec(momentum_decays=(0.5, 0.99, 0.999)))]
+    columns = [list(column.cells) for column in table(thetas).columns]
+    rows = dict(zip(columns[0], zip(*columns[1:], strict=True), strict=True))
+    assert rows["M 0.5"][0] == rows["M 0.9"][1] == ""
+    assert rows["M 0.9"][0] == rows["M 0.5"][1] != ""
 
 
 def test_what_a_theta_listens_to_are_differences_of_its_direction():
