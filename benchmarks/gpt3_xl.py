@@ -58,7 +58,7 @@ class Run:
     """Constant; embeddings, norms and biases run at 20 times that."""
     newton_schulz: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of the products of Newton-Schulz."""
-    out: Path = Path("results/gpt3-xl.json")
+    out: Path = Path("records/speed/gpt3-xl.json")
     """Results."""
 
 

@@ -4,7 +4,7 @@ Run: python benchmarks/meta_speed.py. The naive twin spreads all 30 channels ove
 each of them, keeps what backpropagation needs, and leaves the cores to XLA; it computes the same losses and gradients,
 which is checked before anything is timed. To tell the rule's form from the use of the cores, the twin also runs with its
 trajectories spread over them, as meta-training does. All run in one process, taking turns; tables show medians. The
-profile leaves out one part after another. Writes results/meta-speed.json.
+profile leaves out one part after another. Writes records/speed/meta-speed.json.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from celo2.data.offline import offline_sets
 from celo2.meta import inner
 from celo2.meta.devices import Devices, use_cores
 from celo2.meta.estimators.base import first_starts, starts
+from celo2.parameters.views import MatrixAxes, pieces
 from celo2.rule import Accumulators, Weights
 from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.mlp import ImageMLP
 from celo2.theta import Theta
-from celo2.views import MatrixAxes, pieces
 
 TRAJECTORIES, STEPS, TURNS = (8, 16, 64), 50, 7
 PROFILED = 8
@@ -247,7 +247,7 @@ def main() -> None:
     for name, number in parts["arithmetic"].items():
         table.add_row(name, f"{number:.1f}")
     console.print(table)
-    path = Path("results/meta-speed.json")
+    path = Path("records/speed/meta-speed.json")
     path.parent.mkdir(exist_ok=True)
     content = {"devices": jax.device_count(), "jax": jax.__version__, "steps a second": results, "profile": parts}
     path.write_text(json.dumps(content, indent=2) + "\n")

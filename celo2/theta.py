@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from celo2.errors import InputError
 from celo2.rule import Weights
-from celo2.spec import Spec
+from celo2.rule.spec import Spec
 
 CHANNELS, OUTPUTS = 30, 3
 FORMAT = "celo2-theta-1"

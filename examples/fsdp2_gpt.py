@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import fully_shard
 
 from celo2.data import text
-from celo2.demo.gpt import GPT, GPTConfig
+from celo2.evaluate.torch_demo.gpt import GPT, GPTConfig
 from celo2.torch import Celo2
 
 

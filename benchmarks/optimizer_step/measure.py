@@ -59,7 +59,7 @@ class Benchmark:
     """Also print where the time of a step of celo2 goes."""
     table: bool = False
     """Run nothing; print the README's table from the results in `out`."""
-    out: Path = Path("results/optimizer-step.json")
+    out: Path = Path("records/speed/optimizer-step.json")
     """Results; a picture goes beside them."""
 
 

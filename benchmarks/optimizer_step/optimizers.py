@@ -14,11 +14,11 @@ from torch.optim import AdamW, Muon, Optimizer, _muon
 
 from benchmarks.optimizer_step.models import draw_gradients
 from celo2 import rule
-from celo2.routing import CELO2
+from celo2.parameters.routing import CELO2
+from celo2.parameters.views import MatrixAxes, Piece, pieces
 from celo2.theta import load_theta
 from celo2.torch import Celo2
-from celo2.torch.routing import default_axes, route_module
-from celo2.views import MatrixAxes, Piece, pieces
+from celo2.torch.module_routing import default_axes, route_module
 
 RATE = 1e-4
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from celo2.errors import InputError
 from celo2.meta.estimators import ES, PES, Unrolled
 from celo2.meta.inner import InnerLoop
-from celo2.spec import Spec
+from celo2.rule.spec import Spec
 from celo2.tasks.reparametrize import Granularity
 
 

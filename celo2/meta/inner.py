@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from celo2 import rule
 from celo2.errors import InputError
-from celo2.meta.newton_schulz import orthogonalize
-from celo2.routing import ADAMW, by_names_and_shapes
-from celo2.spec import Spec
+from celo2.jax.newton_schulz import orthogonalize
+from celo2.parameters.routing import ADAMW, by_names_and_shapes
+from celo2.parameters.views import MatrixAxes, pieces
+from celo2.rule.spec import Spec
+from celo2.schedule import warmup_cosine
 from celo2.tasks.base import Params, TaskFamily
-from celo2.tasks.rate import warmup_cosine
-from celo2.views import MatrixAxes, pieces
 
 ADAM_DECAYS = (0.9, 0.95)
 ADAM_EPSILON = 1e-8

@@ -10,7 +10,7 @@ import numpy as np
 
 from celo2.errors import InputError
 from celo2.rule import TABLE, Weights
-from celo2.spec import Spec
+from celo2.rule.spec import Spec
 from celo2.theta import Theta, load_theta
 
 REST = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from celo2.spec import Spec
+from celo2.rule.spec import Spec
 
 GRAM_FROM = 1.5
 """Ratio b / a from which the small Gram matrix takes fewer products: 8 a^2 b + 28 a^3 operations against 20 a^2 b + 10 a^3."""

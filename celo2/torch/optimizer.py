@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from celo2.errors import InputError
-from celo2.routing import ADAMW, Override, Route, Routing
+from celo2.parameters.routing import ADAMW, Override, Route, Routing
+from celo2.parameters.state import State, lengths, unpack
 from celo2.rule import Weights
-from celo2.state import State, lengths, unpack
 from celo2.theta import Theta, load_theta
-from celo2.torch import adamw, sharded, stacks
+from celo2.torch import adamw, distributed, stacks
 from celo2.torch.adamw import AdamWJob
 from celo2.torch.backward import move_in_backward
 from celo2.torch.compiler import check_compiler, for_any_shape, has_compiler
-from celo2.torch.groups import (
+from celo2.torch.kernels import passes, working_dtype
+from celo2.torch.newton_schulz import orthogonalize as newton_schulz
+from celo2.torch.param_groups import (
     NO_PARAMETERS,
     check_gradient,
     check_hyper_parameters,
@@ -33,8 +35,6 @@ from celo2.torch.groups import (
     routed,
     split,
 )
-from celo2.torch.newton_schulz import orthogonalize as newton_schulz
-from celo2.torch.passes import passes, working_dtype
 from celo2.torch.rates import Rates
 from celo2.torch.saved import check_theta, keep_dtypes
 from celo2.torch.step import Job, Rule, is_at_hand, is_finite, step_, without_autocast
@@ -63,7 +63,7 @@ class Celo2(Optimizer):
         betas: of AdamW.
         eps: of AdamW.
         state_dtype: of the accumulators of the rule, float32, bfloat16 or float64; float64 parameters keep float64. bfloat16
-            halves them to 8 bytes an entry and is rounded at random (see `celo2.torch.rounding`).
+            halves them to 8 bytes an entry and is rounded at random (see `celo2.torch.stochastic_rounding`).
         newton_schulz_dtype: of Newton-Schulz' products; bfloat16 is faster and, as in Muon, off by some hundredths.
         compile: fuse the entry-by-entry part of a step by inductor (C++ on a CPU, Triton on a GPU), which takes up to a minute
             the first time and is kept on disk; None: where it pays, for models of four million entries and more.
@@ -163,7 +163,7 @@ class Celo2(Optimizer):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 check_gradient(p, name)
                 # Wrappers may have put other tensors in the place of those that were checked when they came in.
-                shards = sharded.shards(p, name)
+                shards = distributed.shards(p, name)
                 self._init_state(p, group)
                 if p.numel() and shards and self.state[p]:
                     spread.append((p, group, shards))
@@ -194,8 +194,8 @@ class Celo2(Optimizer):
         rows, columns = lengths(spec, parts(p, group), torch.empty(p.shape, device="meta"), torch)
         state.update(
             State(
-                sharded.zeros(p, per_entry, copies=len(spec.momentum_decays)),
-                sharded.zeros(p, per_entry),
+                distributed.zeros(p, per_entry, copies=len(spec.momentum_decays)),
+                distributed.zeros(p, per_entry),
                 torch.zeros(rows, dtype=dtype, device=p.device),
                 torch.zeros(columns, dtype=dtype, device=p.device),
             )._asdict()
@@ -226,8 +226,8 @@ class Celo2(Optimizer):
 
     def _jobs(self, p: Tensor, group: dict[str, Any], rates: Rates) -> tuple[Tensor, Sequence[Job | AdamWJob]]:
         """What is to be done for one parameter: (whether its gradient is finite, 0-d, which nothing waits for; jobs)."""
-        state = {key: sharded.local(value) for key, value in self.state[p].items()}
-        p, g = sharded.local(p), sharded.local(sharded.gradient(p))
+        state = {key: distributed.local(value) for key, value in self.state[p].items()}
+        p, g = distributed.local(p), distributed.local(distributed.gradient(p))
         finite = is_finite(g)
         state["skipped"] += ~finite
         if group["rule"] == ADAMW:
@@ -241,11 +241,11 @@ class Celo2(Optimizer):
             jobs.append(Job(self._rule(w, state, group, part.vector), accumulators, part.view(torch, g), w, how))
         return finite, jobs
 
-    def _step_sharded(self, spread: Sequence[tuple[Any, dict[str, Any], sharded.Shards]], rates: Rates) -> list[Tensor]:
+    def _step_sharded(self, spread: Sequence[tuple[Any, dict[str, Any], distributed.Shards]], rates: Rates) -> list[Tensor]:
         """Move the parameters of which each rank has a part, together; returns whether their gradients were finite."""
-        gradients = [sharded.gradient(p) for p, _, _ in spread]
-        near = [None if g is None else sharded.local(g) for g in gradients]
-        flags = sharded.all_finite(near, [shards.group for _, _, shards in spread])
+        gradients = [distributed.gradient(p) for p, _, _ in spread]
+        near = [None if g is None else distributed.local(g) for g in gradients]
+        flags = distributed.all_finite(near, [shards.group for _, _, shards in spread])
         jobs, by_adamw, outcomes = [], [], []
         for (p, group, shards), g, (some, finite) in zip(spread, gradients, flags, strict=True):
             state = self.state[p]
@@ -254,19 +254,19 @@ class Celo2(Optimizer):
             outcomes.append(finite)
             finite = some & finite
             if group["rule"] == ADAMW:
-                local_state = {key: sharded.local(value) for key, value in state.items()}
-                by_adamw.append(AdamWJob(sharded.local(p), sharded.local(g), local_state, finite, group))
+                local_state = {key: distributed.local(value) for key, value in state.items()}
+                by_adamw.append(AdamWJob(distributed.local(p), distributed.local(g), local_state, finite, group))
                 continue
             how = rates.move(p, state, finite, group)
             accumulators = State(*(state[key] for key in State._fields))
             if p.ndim == 1:
-                rule = self._rule(sharded.local(p)[None], state, group, True)
-                sharded.step_vector(rule, accumulators, g, p, shards, how)
+                rule = self._rule(distributed.local(p)[None], state, group, True)
+                distributed.step_vector(rule, accumulators, g, p, shards, how)
                 continue
-            for matrices in sharded.matrices(p, g, accumulators, shards, parts(p, group)):  # type: ignore[arg-type]
-                jobs.append(sharded.ShardedJob(matrices, self._rule(matrices.p, state, group, False, spread=True), how))
+            for matrices in distributed.matrices(p, g, accumulators, shards, parts(p, group)):  # type: ignore[arg-type]
+                jobs.append(distributed.ShardedJob(matrices, self._rule(matrices.p, state, group, False, spread=True), how))
         adamw.step_all(by_adamw)
-        sharded.step_all(jobs)
+        distributed.step_all(jobs)
         return outcomes
 
     def _rule(self, w: Tensor, state: dict[str, Tensor], group: dict[str, Any], vector: bool, spread: bool = False) -> Rule:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from celo2 import rule
 from celo2.rule import Accumulators, Channels, Weights
-from celo2.spec import Spec
-from celo2.torch.passes import Entries, Passes, Sides
-from celo2.torch.rounding import keep, noise
+from celo2.rule.spec import Spec
+from celo2.torch.kernels import Entries, Passes, Sides
+from celo2.torch.stochastic_rounding import keep, noise
 
 Orthogonalize = Callable[[Spec, Tensor], Tensor]
 Totals = list[Tensor]

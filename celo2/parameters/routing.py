@@ -1,0 +1,143 @@
+"""Who moves which parameter, and why: what can be told from names and shapes, and the table of the decisions.
+
+Hidden matrices and convolutions go to the rule; embeddings, norms, biases and the output head go to AdamW. A front end
+that knows more than names (PyTorch's module types) asks that first and comes here with the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from celo2.errors import InputError
+from celo2.parameters.views import MatrixAxes
+
+CELO2, ADAMW = "celo2", "adamw"
+RULES = (CELO2, ADAMW)
+
+Override = Mapping[str, str] | Callable[[str, tuple[int, ...]], str | None]
+"""Regular expressions of names (first match wins) to rules, or a function (name, shape) -> rule or None for no opinion."""
+
+# All patterns are matched against whole components of a dotted name.
+EMBEDDING = re.compile(
+    r"(?!patch)(\w+_)?(embed|embeds|embedding|embeddings|emb|wte|wpe)(_(tokens?|positions?|table))?"
+    r"|(cls|mask|dist|query|prefix|register)_tokens?|pos(ition)?|(\w+_)?position_bias(_table)?"
+)
+GAIN = re.compile(r"bias\w*|scale|gamma|beta|gain|layer_?scale\w*|weight_g|original0")
+HEAD = re.compile(r"head|(?!attention_|attn_)\w+_head|classifier|logits|to_logits|unembed|output_projection")
+TOP_LEVEL_HEAD = re.compile(r"out|outc|output|outputs|output_layer|fc|fc_out|proj_out|readout|score|generator|predictor")
+"""Names that mean the output head directly below the model, and something hidden further down."""
+WRAPPERS = {"module", "_orig_mod", "params"}
+"""What DistributedDataParallel, torch.compile and flax put before all names of a model."""
+
+EXTREME_ASPECT = 32
+EXTREME_LENGTH = 10_000
+"""Long over short side, and long side, from which a nameless matrix is more likely an embedding or a head."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """One decision: which rule moves a parameter, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    rule: str
+    why: str
+    axes: MatrixAxes | None = None
+    """Where the module says more than the default reading of the shape."""
+    doubtful: bool = False
+    """Whether the user should be told."""
+
+
+class Routing(Sequence[Route]):
+    """The decisions for all parameters, in order; its `str` is a table."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes = tuple(routes)
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._routes[index]
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes)
+
+    def __str__(self) -> str:
+        cells = [("name", "shape", "rule", "why")]
+        cells += [(r.name, "x".join(map(str, r.shape)) or "scalar", r.rule, r.why) for r in self]
+        widths = [max(len(row[i]) for row in cells) for i in range(3)]
+        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in cells)
+
+    __repr__ = __str__
+
+
+def by_names_and_shapes(tensors: Sequence[tuple[str | None, Sequence[int]]]) -> list[Route]:
+    """The routes of parameters of which nothing else is known; a name is None where there is none."""
+    heads = heads_among([name for name, shape in tensors if name and len(shape) > 1])
+    return [_by_name_and_shape(name, tuple(shape), heads) for name, shape in tensors]
+
+
+def heads_among(names: Iterable[str]) -> set[str]:
+    """Of the names of weights, in the order of the model, those of output heads.
+
+    Of a head with several layers (`classifier.0.weight`, `classifier.3.weight`) it is the last one.
+    """
+    last: dict[tuple[str, ...], str] = {}
+    for name in names:
+        parts = name.lower().split(".")
+        while len(parts) > 1 and parts[0] in WRAPPERS:
+            parts = parts[1:]
+        for i, part in enumerate(parts[:-1] if len(parts) > 1 else parts):
+            if HEAD.fullmatch(part) or (i == 0 and TOP_LEVEL_HEAD.fullmatch(part)):
+                last[tuple(parts[: i + 1])] = name
+    return set(last.values())
+
+
+def _by_name_and_shape(name: str | None, shape: tuple[int, ...], heads: set[str]) -> Route:
+    shown = name or "(unnamed)"
+    if len(shape) < 2:
+        return Route(shown, shape, ADAMW, "vector" if shape else "scalar")
+    if name in heads:
+        return Route(shown, shape, ADAMW, "output head, by its name")
+    parts = [part for part in (name or "").lower().split(".") if not part.isdecimal()]
+    if any(EMBEDDING.fullmatch(part) for part in parts[-2:]):
+        return Route(shown, shape, ADAMW, "embedding, by its name")
+    if parts and GAIN.fullmatch(parts[-1]):
+        return Route(shown, shape, ADAMW, "bias or gain, by its name")
+    if len(shape) > 2 and sum(length > 1 for length in shape) < 2:
+        return Route(shown, shape, ADAMW, "vector with axes of length 1")
+    short, long = sorted(shape[-2:])
+    extreme = short > 1 and (long >= EXTREME_ASPECT * short or long >= EXTREME_LENGTH)
+    if not name and len(shape) == 2 and extreme:
+        return Route(shown, shape, ADAMW, f"{long} to {short} looks like an embedding or a head", doubtful=True)
+    return Route(shown, shape, CELO2, "hidden matrix" if len(shape) == 2 else "batch of hidden matrices")
+
+
+def overridden(route: Route, override: Override | None) -> Route:
+    """The route, or another where the user said so.
+
+    Raises:
+        InputError: the user's rule is neither "celo2" nor "adamw".
+    """
+    rule, why = None, "by your function"
+    if callable(override):
+        rule = override(route.name, route.shape)
+    elif override is not None:
+        for pattern, value in override.items():
+            if re.search(pattern, route.name):
+                rule, why = value, f"by your pattern {pattern!r}"
+                break
+    if rule is None:
+        return route
+    check_rule(rule)
+    return dataclasses.replace(route, rule=rule, why=why, doubtful=False)
+
+
+def check_rule(rule: str) -> None:
+    """Raises InputError unless `rule` is the name of one."""
+    if rule not in RULES:
+        raise InputError(f"unknown rule {rule!r}: say {' or '.join(map(repr, RULES))}")
