@@ -274,7 +274,3 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         errors.print(f"celo2 {name}: interrupted")
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()
