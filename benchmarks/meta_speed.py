@@ -29,7 +29,7 @@ from celo2.data.offline import offline_sets
 from celo2.meta import inner
 from celo2.meta.devices import Devices, use_cores
 from celo2.meta.estimators.base import first_starts, starts
-from celo2.parameters.views import MatrixAxes, pieces
+from celo2.parameters.views import MatrixAxes, matrix_views
 from celo2.rule import Accumulators, Weights
 from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.mlp import ImageMLP
@@ -76,7 +76,7 @@ def naive_unroll(
                 update, new_statistics[name] = inner._adam(statistics[name], grads[name])
                 update = LOOP.adamw_lr_multiplier * update
             else:
-                (part,) = pieces(p.shape, MatrixAxes())
+                (part,) = matrix_views(p.shape, MatrixAxes())
                 view_g, view_p = part.view(jnp, grads[name]), part.view(jnp, p)
                 update, new_statistics[name] = naive_update(theta, statistics[name], view_g, view_p)
                 update = part.inverse(jnp, update)

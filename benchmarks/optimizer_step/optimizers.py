@@ -15,7 +15,7 @@ from torch.optim import AdamW, Muon, Optimizer, _muon
 from benchmarks.optimizer_step.models import draw_gradients
 from celo2 import rule
 from celo2.parameters.routing import CELO2
-from celo2.parameters.views import MatrixAxes, Piece, pieces
+from celo2.parameters.views import MatrixAxes, MatrixView, matrix_views
 from celo2.theta import load_theta
 from celo2.torch import Celo2
 from celo2.torch.module_routing import default_axes, route_module
@@ -114,7 +114,7 @@ class Naive(Optimizer):
         theta = load_theta("celo2")
         self.spec, self.theta = theta.spec, rule.Weights(*map(torch.from_numpy, theta.weights))
         self.orthogonalize = orthogonalize
-        groups = [{"params": [p], "pieces": pieces(p.shape, axes)} for p, axes in hidden]
+        groups = [{"params": [p], "pieces": matrix_views(p.shape, axes)} for p, axes in hidden]
         super().__init__(groups, {"lr": rate})
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class Naive(Optimizer):
             (p,), (piece,) = group["params"], group["pieces"]
             self._step_parameter(p, piece, group["lr"])
 
-    def _step_parameter(self, p: Tensor, piece: Piece, lr: float) -> None:
+    def _step_parameter(self, p: Tensor, piece: MatrixView, lr: float) -> None:
         assert p.grad is not None
         spec, state = self.spec, self.state[p]
         view = piece.view(torch, p)

@@ -19,8 +19,8 @@ import optax
 from celo2 import rule
 from celo2.errors import InputError
 from celo2.parameters.routing import ADAMW, CELO2, Routing, by_names_and_shapes, check_rule
-from celo2.parameters.state import State, join, lengths, pack, unpack
-from celo2.parameters.views import MatrixAxes, pieces
+from celo2.parameters.state import ParameterState, join, moment_shapes, pack, unpack
+from celo2.parameters.views import MatrixAxes, matrix_views
 from celo2.rule import Weights
 from celo2.rule.spec import Spec
 from celo2.theta import Theta, load_theta
@@ -32,7 +32,7 @@ Axes = MatrixAxes | Any | Callable[[Any], Any] | None
 
 
 class ScaleByCelo2State(NamedTuple):
-    """State of `scale_by_celo2`: trees like the parameters, float32 whatever they are (see `celo2.parameters.state.State`)."""
+    """State of `scale_by_celo2`: trees like the parameters, float32 whatever they are (see `celo2.parameters.state`)."""
 
     momentum: Any
     second_moment: Any
@@ -66,7 +66,7 @@ def scale_by_celo2(
 
     def init(params: Any) -> ScaleByCelo2State:
         states = jax.tree.map(functools.partial(_init_leaf, theta.spec), params, _axes_tree(axes, params))
-        return ScaleByCelo2State._make([*_unzip(params, states, len(State._fields)), jnp.zeros((), jnp.int32)])
+        return ScaleByCelo2State._make([*_unzip(params, states, len(ParameterState._fields)), jnp.zeros((), jnp.int32)])
 
     def update(
         updates: Any, state: Any, params: Any = None, *, weights: Weights = theta.weights, **extra: Any
@@ -77,7 +77,7 @@ def scale_by_celo2(
         one = functools.partial(_update_leaf, theta.spec, Weights(*map(jnp.asarray, weights)), orthogonalized)
         *trees, skipped = state
         outcomes = jax.tree.map(one, updates, params, _axes_tree(axes, params), *trees)
-        steps, finite, *trees = _unzip(updates, outcomes, 2 + len(State._fields))
+        steps, finite, *trees = _unzip(updates, outcomes, 2 + len(ParameterState._fields))
         skipped = sum((~f for f in jax.tree.leaves(finite)), start=skipped)
         return steps, ScaleByCelo2State._make([*trees, skipped])
 
@@ -225,11 +225,11 @@ def _unzip(tree: Any, outcomes: Any, count: int) -> list[Any]:
     return [treedef.unflatten(column) for column in columns]
 
 
-def _init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> State:
+def _init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> ParameterState:
     second_moment = _wide(jnp.zeros_like(p))
     momentum = jnp.stack([second_moment for _ in spec.momentum_decays])
-    moments = lengths(spec, pieces(p.shape, axes), second_moment, jnp)
-    return State(momentum, second_moment, *(jnp.zeros(shape, second_moment.dtype) for shape in moments))
+    moments = moment_shapes(spec, matrix_views(p.shape, axes), second_moment, jnp)
+    return ParameterState(momentum, second_moment, *(jnp.zeros(shape, second_moment.dtype) for shape in moments))
 
 
 def _update_leaf(
@@ -241,11 +241,11 @@ def _update_leaf(
     wide_g, wide_p = _wide(g), _wide(p)
     finite = jnp.isfinite(wide_g).all()
     wide_g = jnp.where(finite, wide_g, 0)
-    parts = pieces(g.shape, axes)
+    parts = matrix_views(g.shape, axes)
     steps, new = [], []
     with jax.default_matmul_precision("highest"):
-        for part, accumulators in zip(parts, unpack(jnp, parts, State(*old)), strict=True):
-            orthogonalize = rule.orthogonalize if orthogonalized and not part.vector else None
+        for part, accumulators in zip(parts, unpack(jnp, parts, ParameterState(*old)), strict=True):
+            orthogonalize = rule.orthogonalize if orthogonalized and not part.is_vector else None
             view_g, view_p = part.view(jnp, wide_g), part.view(jnp, wide_p)
             step, after = rule.update(jnp, spec, theta, accumulators, view_g, view_p, orthogonalize)
             steps.append(step)

@@ -12,7 +12,7 @@ from celo2 import rule
 from celo2.errors import InputError
 from celo2.jax.newton_schulz import orthogonalize
 from celo2.parameters.routing import ADAMW, by_names_and_shapes
-from celo2.parameters.views import MatrixAxes, pieces
+from celo2.parameters.views import MatrixAxes, matrix_views
 from celo2.rule.spec import Spec
 from celo2.schedule import warmup_cosine
 from celo2.tasks.base import Params, TaskFamily
@@ -109,8 +109,8 @@ def _statistics(loop: InnerLoop, params: Params) -> dict[str, rule.Accumulators 
         if loop.spec.orthogonalize and route.rule == ADAMW:
             statistics[name] = Adam(jnp.zeros_like(p), jnp.zeros_like(p))
         else:
-            (part,) = pieces(p.shape, MatrixAxes())
-            statistics[name] = rule.init(jnp, loop.spec, part.view(jnp, p), part.vector)
+            (part,) = matrix_views(p.shape, MatrixAxes())
+            statistics[name] = rule.init(jnp, loop.spec, part.view(jnp, p), part.is_vector)
     return statistics
 
 
@@ -123,8 +123,8 @@ def directions(loop: InnerLoop, theta: rule.Weights, params: Params, statistics:
             step, new[name] = _adam(old, grads[name])
             steps[name] = loop.adamw_lr_multiplier * step
         else:
-            (part,) = pieces(p.shape, MatrixAxes())
-            newton_schulz = orthogonalize if loop.spec.orthogonalize and not part.vector else None
+            (part,) = matrix_views(p.shape, MatrixAxes())
+            newton_schulz = orthogonalize if loop.spec.orthogonalize and not part.is_vector else None
             g, w = part.view(jnp, grads[name]), part.view(jnp, p)
             step, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, newton_schulz)
             steps[name] = part.inverse(jnp, step)
@@ -135,9 +135,9 @@ def unlike_muon(loop: InnerLoop, params: Params, steps: Params, statistics: dict
     """1 - cosine between steps of the rule and those of Muon (Nesterov) at the first decay, mean over the matrices."""
     spec, distances = loop.spec, []
     for name, p in params.items():
-        (part,) = pieces(p.shape, MatrixAxes())
+        (part,) = matrix_views(p.shape, MatrixAxes())
         new = statistics[name]
-        if isinstance(new, Adam) or part.vector:
+        if isinstance(new, Adam) or part.is_vector:
             continue
         (m, *_), (decay, *_) = new.momentum, spec.momentum_decays
         # What is imitated is no way for theta to come closer; and where a gradient is zero it has no derivative.

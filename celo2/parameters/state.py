@@ -1,6 +1,7 @@
-"""The accumulators of one parameter as both front ends keep them: four arrays, the large two in the parameter's own layout.
+"""The running statistics of one parameter as both front ends keep them: four arrays.
 
-So they are sharded, checkpointed and laid out in memory as the parameter is, whatever view of it the rule reads.
+The two large ones have the parameter's own layout, so they are sharded, checkpointed and placed in
+memory as the parameter is, whatever view of it the rule reads.
 """
 
 from __future__ import annotations
@@ -9,71 +10,79 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from celo2.parameters.views import Piece, Vector
-from celo2.rule import Accumulators
-from celo2.rule.spec import Spec
+from celo2.parameters.views import MatrixView
+from celo2.rule import Accumulators, Spec
 
 
-class State(NamedTuple):
-    """Accumulators of one parameter of any shape."""
+class ParameterState(NamedTuple):
+    """Running statistics of one parameter of any shape."""
 
     momentum: Any
-    """(3, *shape)"""
+    """(momenta, *shape)"""
     second_moment: Any
-    """(shape)"""
+    """(*shape)"""
     row_moments: Any
-    """(3, rows of all matrices, one after the other); of a vector its entries."""
+    """(k, rows of all matrices, one after the other); for a vector, its entries."""
     column_moments: Any
-    """(3, columns of all matrices, one after the other); of a vector nothing, (3, 0)."""
+    """(k, columns of all matrices, one after the other); for a vector, none: (k, 0)."""
 
 
-def lengths(
-    spec: Spec, parts: Sequence[Piece | Vector], second_moment: Any, xp: Any
+def moment_shapes(
+    spec: Spec, views: Sequence[MatrixView], second_moment: Any, xp: Any
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Shapes of `row_moments` and `column_moments` for a parameter's parts."""
-    rows, columns = zip(*(_lengths(part, part.view(xp, second_moment).shape) for part in parts), strict=True)
+    """Return the shapes of `row_moments` and `column_moments` for a parameter's views."""
+    rows = columns = 0
+    for view in views:
+        in_rows, in_columns = _lengths(view, view.view(xp, second_moment).shape)
+        rows, columns = rows + in_rows, columns + in_columns
     k = len(spec.factored_decays)
-    return (k, sum(rows)), (k, sum(columns))
+    return (k, rows), (k, columns)
 
 
-def unpack(xp: Any, parts: Sequence[Piece | Vector], state: State) -> Iterator[Accumulators]:
-    """The accumulators of each part as the rule reads them; in PyTorch views, so that writing to them writes the state."""
-    row, column = 0, 0
-    for part in parts:
-        momentum, second_moment = (part.view(xp, x) for x in (state.momentum, state.second_moment))
+def unpack(xp: Any, views: Sequence[MatrixView], state: ParameterState) -> Iterator[Accumulators]:
+    """Yield the accumulators of each view as the rule reads them.
+
+    In PyTorch they are views of the state where the layout allows, so writing to them updates it.
+    """
+    row = column = 0
+    k = state.row_moments.shape[0]
+    for view in views:
+        momentum = view.view(xp, state.momentum)
+        second_moment = view.view(xp, state.second_moment)
         *batch, a, b = second_moment.shape
-        rows, columns = _lengths(part, second_moment.shape)
+        rows, columns = _lengths(view, second_moment.shape)
         r = state.row_moments[:, row : row + rows]
         c = state.column_moments[:, column : column + columns]
-        k = r.shape[0]
-        if part.vector:
-            yield Accumulators(momentum, second_moment, (r.reshape(k, 1, b),))
+        if view.is_vector:
+            factored = (r.reshape(k, 1, b),)
         else:
-            yield Accumulators(momentum, second_moment, (r.reshape(k, *batch, a, 1), c.reshape(k, *batch, 1, b)))
+            factored = (r.reshape(k, *batch, a, 1), c.reshape(k, *batch, 1, b))
+        yield Accumulators(momentum, second_moment, factored)
         row, column = row + rows, column + columns
 
 
-def pack(xp: Any, parts: Sequence[Piece | Vector], accumulators: Sequence[Accumulators]) -> State:
-    """The inverse of `unpack`."""
-    factored = [[f.reshape(f.shape[0], -1) for f in each.factored] for each in accumulators]
-    rows = [f[0] for f in factored]
-    columns = [f[1] if len(f) > 1 else f[0][:, :0] for f in factored]
-    return State(
-        join(xp, parts, [each.momentum for each in accumulators]),
-        join(xp, parts, [each.second_moment for each in accumulators]),
+def pack(xp: Any, views: Sequence[MatrixView], accumulators: Sequence[Accumulators]) -> ParameterState:
+    """Return the state of a parameter from the accumulators of its views: undo `unpack`."""
+    rows, columns = [], []
+    for each in accumulators:
+        first, *rest = [f.reshape(f.shape[0], -1) for f in each.factored]
+        rows.append(first)
+        columns.append(rest[0] if rest else first[:, :0])
+    return ParameterState(
+        join(xp, views, [each.momentum for each in accumulators]),
+        join(xp, views, [each.second_moment for each in accumulators]),
         xp.concatenate(rows, axis=1),
         xp.concatenate(columns, axis=1),
     )
 
 
-def join(xp: Any, parts: Sequence[Piece | Vector], matrices: Sequence[Any]) -> Any:
-    """A parameter, in its own layout, of the matrices of its parts."""
-    whole = [part.inverse(xp, x) for part, x in zip(parts, matrices, strict=True)]
-    first = parts[0]
-    return whole[0] if isinstance(first, Vector) or len(whole) == 1 else xp.concatenate(whole, axis=first.split)
+def join(xp: Any, views: Sequence[MatrixView], matrices: Sequence[Any]) -> Any:
+    """Return a parameter, in its own layout, from the matrices of its views."""
+    blocks = [view.inverse(xp, x) for view, x in zip(views, matrices, strict=True)]
+    return blocks[0] if len(blocks) == 1 else xp.concatenate(blocks, axis=views[0].split)
 
 
-def _lengths(part: Piece | Vector, shape: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns that the matrices (..., a, b) of a part have together; a vector's entries count as rows."""
+def _lengths(view: MatrixView, shape: Sequence[int]) -> tuple[int, int]:
+    """Return the rows and columns of all matrices (..., a, b) together; vectors have rows only."""
     *batch, a, b = shape
-    return (b, 0) if part.vector else (math.prod(batch) * a, math.prod(batch) * b)
+    return (b, 0) if view.is_vector else (math.prod(batch) * a, math.prod(batch) * b)

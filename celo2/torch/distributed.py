@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from celo2.errors import InputError
-from celo2.parameters.state import State, unpack
-from celo2.parameters.views import Piece, Vector
+from celo2.parameters.state import ParameterState, unpack
+from celo2.parameters.views import MatrixAxes, MatrixView, matrix_views
 from celo2.rule import Accumulators
 from celo2.torch.step import Job, Move, Rule, Window, direction, is_finite, mean_square, move, size, step_
 
@@ -125,7 +125,7 @@ class Matrices(NamedTuple):
     p: Tensor
 
 
-def matrices(p: Any, g: Tensor, state: State, shards_: Shards, parts: Sequence[Piece]) -> Iterator[Matrices]:
+def matrices(p: Any, g: Tensor, state: ParameterState, shards_: Shards, parts: Sequence[MatrixView]) -> Iterator[Matrices]:
     """The matrices of a sharded parameter, as `parts` reads it as a whole."""
     lengths = p.shape[shards_.axis]
     ranks = range(dist.get_world_size(shards_.group))
@@ -133,8 +133,8 @@ def matrices(p: Any, g: Tensor, state: State, shards_: Shards, parts: Sequence[P
     spans = [shards_.span(lengths, rank) for rank in ranks]
     whole = torch.empty(p.shape, device="meta")
     sharded_axis = shards_.axis - p.ndim
-    views = unpack(torch, parts, State(whole.expand(3, *whole.shape), whole, state.row_moments, state.column_moments))
-    mine = State(*map(local, state))
+    views = unpack(torch, parts, ParameterState(whole.expand(3, *whole.shape), whole, state.row_moments, state.column_moments))
+    mine = ParameterState(*map(local, state))
     for part, (_, _, factored) in zip(parts, views, strict=True):
         seen = part.view(torch, whole)
         split = sharded_axis == part.split
@@ -146,9 +146,9 @@ def matrices(p: Any, g: Tensor, state: State, shards_: Shards, parts: Sequence[P
                 own = block.cut(block_spans[here], spans[here][0])
                 shape = block.view(torch, whole).shape
             if index is not None:
-                blocks_axis = part.axes(p.ndim).index(None) - seen.ndim
+                blocks_axis = part.axes(p.ndim).index(()) - seen.ndim
                 factors = tuple(f.select(blocks_axis, index) for f in factored)
-            axis = block.axes(p.ndim).index(sharded_axis) - len(shape)
+            (axis,) = (i - len(shape) for i, own_axes in enumerate(block.axes(p.ndim)) if sharded_axis in own_axes)
             window = [slice(None)] * len(shape)
             window[axis] = slice(*block_spans[here])
             accumulators = Accumulators(own.view(torch, mine.momentum), own.view(torch, mine.second_moment), factors)
@@ -158,16 +158,16 @@ def matrices(p: Any, g: Tensor, state: State, shards_: Shards, parts: Sequence[P
             )  # fmt: skip
 
 
-def _intersection(block: Piece, span: tuple[int, int]) -> tuple[int, int]:
+def _intersection(block: MatrixView, span: tuple[int, int]) -> tuple[int, int]:
     """What of a block, counted from its start, lies in a span of the axis."""
     return tuple(min(max(end - block.start, 0), block.size) for end in span)  # type: ignore[return-value]
 
 
-def step_vector(rule_: Rule, state: State, g: Any, p: Any, shards_: Shards, how: Move) -> None:
+def step_vector(rule_: Rule, state: ParameterState, g: Any, p: Any, shards_: Shards, how: Move) -> None:
     """A sharded vector under celo2-base: small, so that every rank moves all of it and keeps its part."""
     momentum, second_moment, whole_g, whole_p = (x.full_tensor() for x in (state.momentum, state.second_moment, g, p))
-    part = Vector(1)
-    (accumulators,) = unpack(torch, [part], State(momentum, second_moment, state.row_moments, state.column_moments))
+    (part,) = matrix_views(p.shape, MatrixAxes())
+    (accumulators,) = unpack(torch, [part], ParameterState(momentum, second_moment, state.row_moments, state.column_moments))
     step_(Job(rule_, accumulators, part.view(torch, whole_g), part.view(torch, whole_p), how))
     here = slice(*shards_.span(len(whole_p), dist.get_rank(shards_.group)))
     for kept, new in zip((state.momentum, state.second_moment, p), (momentum, second_moment, whole_p), strict=True):

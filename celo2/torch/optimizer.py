@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer
 
 from celo2.errors import InputError
 from celo2.parameters.routing import ADAMW, Override, Route, Routing
-from celo2.parameters.state import State, lengths, unpack
+from celo2.parameters.state import ParameterState, moment_shapes, unpack
 from celo2.rule import Weights
 from celo2.theta import Theta, load_theta
 from celo2.torch import adamw, distributed, stacks
@@ -191,9 +191,9 @@ class Celo2(Optimizer):
         per_entry = p.dtype if p.dtype == torch.float64 else group["state_dtype"]
         dtype = torch.promote_types(per_entry, torch.float32)
         spec = self.theta.spec
-        rows, columns = lengths(spec, parts(p, group), torch.empty(p.shape, device="meta"), torch)
+        rows, columns = moment_shapes(spec, parts(p, group), torch.empty(p.shape, device="meta"), torch)
         state.update(
-            State(
+            ParameterState(
                 distributed.zeros(p, per_entry, copies=len(spec.momentum_decays)),
                 distributed.zeros(p, per_entry),
                 torch.zeros(rows, dtype=dtype, device=p.device),
@@ -234,11 +234,11 @@ class Celo2(Optimizer):
             return finite, [AdamWJob(p, g, state, finite, group)]
         how = rates.move(p, state, finite, group)
         batches = parts(p, group)
-        views = unpack(torch, batches, State(*(state[key] for key in State._fields)))
+        views = unpack(torch, batches, ParameterState(*(state[key] for key in ParameterState._fields)))
         jobs = []
         for part, accumulators in zip(batches, views, strict=True):
             w = part.view(torch, p)
-            jobs.append(Job(self._rule(w, state, group, part.vector), accumulators, part.view(torch, g), w, how))
+            jobs.append(Job(self._rule(w, state, group, part.is_vector), accumulators, part.view(torch, g), w, how))
         return finite, jobs
 
     def _step_sharded(self, spread: Sequence[tuple[Any, dict[str, Any], distributed.Shards]], rates: Rates) -> list[Tensor]:
@@ -258,7 +258,7 @@ class Celo2(Optimizer):
                 by_adamw.append(AdamWJob(distributed.local(p), distributed.local(g), local_state, finite, group))
                 continue
             how = rates.move(p, state, finite, group)
-            accumulators = State(*(state[key] for key in State._fields))
+            accumulators = ParameterState(*(state[key] for key in ParameterState._fields))
             if p.ndim == 1:
                 rule = self._rule(distributed.local(p)[None], state, group, True)
                 distributed.step_vector(rule, accumulators, g, p, shards, how)

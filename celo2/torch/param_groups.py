@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from celo2.errors import InputError
 from celo2.parameters.routing import ADAMW, CELO2, Override, Route, check_rule, overridden
-from celo2.parameters.views import MatrixAxes, Piece, Vector, pieces
+from celo2.parameters.views import MatrixAxes, MatrixView, matrix_views
 from celo2.torch.distributed import shards
 from celo2.torch.module_routing import default_axes, route_module, route_tensors
 
@@ -105,7 +105,7 @@ def split(group: dict[str, Any], parameters: Sequence[Routed], adamw_factor: flo
         p, route = each.tensor, each.route
         axes = (stated_axes(group) or route.axes) if route.rule == CELO2 and p.ndim > 1 else None
         if axes is not None:
-            pieces(p.shape, axes)  # tells at once of axes that do not fit
+            matrix_views(p.shape, axes)  # tells at once of axes that do not fit
         buckets.setdefault((route.rule, axes), []).append(each)
     result = []
     for rule, axes in sorted(buckets, key=lambda bucket: bucket[0] == ADAMW):
@@ -132,9 +132,9 @@ def stated_axes(group: dict[str, Any]) -> MatrixAxes | None:
     return MatrixAxes(fan_in, fan_out, group.get("split_axis", fan_out), tuple(group.get("split_sizes") or ()))
 
 
-def parts(p: Tensor, group: dict[str, Any]) -> list[Piece] | list[Vector]:
+def parts(p: Tensor, group: dict[str, Any]) -> list[MatrixView]:
     """The batches of matrices in a parameter, as its group reads it."""
-    return pieces(p.shape, stated_axes(group) or default_axes(p.shape))
+    return matrix_views(p.shape, stated_axes(group) or default_axes(p.shape))
 
 
 def check_hyper_parameters(group: dict[str, Any]) -> None:

@@ -351,7 +351,7 @@ def test_routing_by_names_and_its_table():
         (lambda: celo2(1e-3, theta="nope"), "unknown theta 'nope'"),
         (lambda: make(1e-3, labels="sgd"), "unknown rule 'sgd'"),
         (lambda: scale_by_celo2(THETA).init(jnp.ones((2, 2), jnp.complex64)), "only real floats can be optimized"),
-        (lambda: scale_by_celo2(THETA, axes=MatrixAxes(0, 0)).init(jnp.ones((2, 2))), "state two different axes"),
+        (lambda: scale_by_celo2(THETA, axes=MatrixAxes(0, 0)).init(jnp.ones((2, 2))), "state each axis once"),
     ],
 )
 def test_bad_input_gets_one_sentence(call, message):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celo2 import MatrixAxes, Theta, rule
-from celo2.parameters.views import pieces
+from celo2.parameters.views import matrix_views
 from celo2.rule import Weights
 from celo2.rule.spec import Spec
 from tests.cases import GOLDEN, GOLDEN_CASES, REFERENCE, SHAPES, THETA, draw
@@ -28,11 +28,11 @@ NAMESPACES = {
 
 def run(xp, convert, w, grads, orthogonalize, theta=THETA, lr=0.01):
     """(steps, parameters) of the rule over `xp`, for one parameter in (..., in, out)."""
-    (piece,) = pieces(w.shape, MatrixAxes())
+    (piece,) = matrix_views(w.shape, MatrixAxes())
     weights = Weights(*map(convert, theta.weights))
     p, steps, params = convert(w), [], []
-    newton_schulz = rule.orthogonalize if orthogonalize and not piece.vector else None
-    accumulators = rule.init(xp, SPEC, piece.view(xp, p), piece.vector)
+    newton_schulz = rule.orthogonalize if orthogonalize and not piece.is_vector else None
+    accumulators = rule.init(xp, SPEC, piece.view(xp, p), piece.is_vector)
     for g in grads:
         views = (piece.view(xp, x) for x in (convert(g), p))
         u, accumulators = rule.update(xp, SPEC, weights, accumulators, *views, newton_schulz)
@@ -118,7 +118,7 @@ def test_the_step_does_not_depend_on_how_the_matrix_is_stored(seed, shape):
     steps = []
     for order, store in views.items():
         axes = MatrixAxes(fan_in=order[0], fan_out=order[1])
-        (piece,) = pieces(store(w).shape, axes)
+        (piece,) = matrix_views(store(w).shape, axes)
         p, g = piece.view(np, store(w)), piece.view(np, store(grads[0]))
         u, _ = rule.update(np, SPEC, THETA.weights, rule.init(np, SPEC, p), g, p, rule.orthogonalize)
         steps.append(np.squeeze(piece.inverse(np, u)) if len(order) == 4 else piece.inverse(np, u))
