@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import celo2
+import celo2.baselines
 import celo2.jax
 import celo2.torch
 
@@ -31,6 +32,12 @@ optimizer = celo2.jax.celo2(1e-3)
 params = jnp.ones((3, 3))
 optimizer.update(params, optimizer.init(params), params)
 """
+BASELINES = """
+import jax.numpy as jnp, celo2.baselines
+optimizer = celo2.baselines.celo(10)
+params = jnp.ones((3, 3))
+optimizer.update(params, optimizer.init(params), params, value=1.0)
+"""
 
 
 @pytest.mark.parametrize(
@@ -38,9 +45,10 @@ optimizer.update(params, optimizer.init(params), params)
     [
         (["jax", "jaxlib", "optax", "flax", "rich", "tyro", "matplotlib"], TORCH),
         (["torch", "flax", "haiku", "rich", "tyro", "matplotlib"], JAX),
+        (["torch", "flax", "haiku", "msgpack", "rich", "tyro", "matplotlib"], BASELINES),
         (["jax", "jaxlib", "optax", "torch", "rich", "tyro"], "import celo2; celo2.load_theta('celo2')"),
     ],
-    ids=["torch without jax", "jax without torch", "core without both"],
+    ids=["torch without jax", "jax without torch", "baselines without torch", "core without both"],
 )
 def test_a_front_end_needs_no_other(blocked, code):
     subprocess.run([sys.executable, "-c", BLOCK.format(blocked=set(blocked)) + code], check=True, timeout=120)
@@ -53,7 +61,7 @@ def test_a_command_without_its_extra_says_how_to_install_it():
     assert done.stderr.strip() == "celo2's commands need rich; install it with: pip install 'celo2[cli]'"
 
 
-@pytest.mark.parametrize("module", [celo2, celo2.jax, celo2.torch])
+@pytest.mark.parametrize("module", [celo2, celo2.baselines, celo2.jax, celo2.torch])
 def test_public_names_are_complete_and_sorted(module):
     assert list(module.__all__) == sorted(module.__all__)
     public = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
