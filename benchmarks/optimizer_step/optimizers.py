@@ -18,7 +18,8 @@ from celo2.parameters.routing import CELO2
 from celo2.parameters.views import MatrixAxes, MatrixView, matrix_views
 from celo2.theta import load_theta
 from celo2.torch import Celo2
-from celo2.torch.module_routing import default_axes, route_module
+from celo2.torch.module_routing import route_module
+from celo2.torch.tensor_routing import default_axes
 
 RATE = 1e-4
 

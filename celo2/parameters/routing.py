@@ -49,6 +49,8 @@ class Route:
     """Where the module says more than the default reading of the shape."""
     doubtful: bool = False
     """Whether the user should be told."""
+    decays: bool = True
+    """Whether weight decay applies by default: not to biases, norms, gains and other vectors."""
 
 
 class Routing(Sequence[Route]):
@@ -100,16 +102,16 @@ def heads_among(names: Iterable[str]) -> set[str]:
 def _by_name_and_shape(name: str | None, shape: tuple[int, ...], heads: set[str]) -> Route:
     shown = name or "(unnamed)"
     if len(shape) < 2:
-        return Route(shown, shape, ADAMW, "vector" if shape else "scalar")
+        return Route(shown, shape, ADAMW, "vector" if shape else "scalar", decays=False)
     if name in heads:
         return Route(shown, shape, ADAMW, "output head, by its name")
     parts = [part for part in (name or "").lower().split(".") if not part.isdecimal()]
     if any(EMBEDDING.fullmatch(part) for part in parts[-2:]):
         return Route(shown, shape, ADAMW, "embedding, by its name")
     if parts and GAIN.fullmatch(parts[-1]):
-        return Route(shown, shape, ADAMW, "bias or gain, by its name")
+        return Route(shown, shape, ADAMW, "bias or gain, by its name", decays=False)
     if len(shape) > 2 and sum(length > 1 for length in shape) < 2:
-        return Route(shown, shape, ADAMW, "vector with axes of length 1")
+        return Route(shown, shape, ADAMW, "vector with axes of length 1", decays=False)
     short, long = sorted(shape[-2:])
     extreme = short > 1 and (long >= EXTREME_ASPECT * short or long >= EXTREME_LENGTH)
     if not name and len(shape) == 2 and extreme:

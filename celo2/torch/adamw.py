@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from celo2.torch.rates import scaled
 from celo2.torch.step import is_at_hand
 
 TILE = 1 << 20
@@ -95,6 +96,7 @@ def _step_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
 
     It goes through memory without regard to strides, so everything it is given is contiguous.
     """
+    lr, weight_decay = scaled(group)
     wide = [block.p.to(block.first.dtype).contiguous() for block in batch]
     adamw(
         wide,
@@ -108,8 +110,8 @@ def _step_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
         amsgrad=False,
         beta1=group["betas"][0],
         beta2=group["betas"][1],
-        lr=group["lr"],
-        weight_decay=group["weight_decay"],
+        lr=lr,
+        weight_decay=weight_decay,
         eps=group["eps"],
         maximize=False,
     )

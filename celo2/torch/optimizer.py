@@ -1,12 +1,14 @@
-"""Celo2 as a `torch.optim.Optimizer`: state and dispatch. Groups are made in `groups`, numbers in `step` and `adamw`."""
+"""Celo2 as a `torch.optim.Optimizer`: parameter groups, state, state dicts, and who is updated how."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import os
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,65 +17,77 @@ from torch.optim.optimizer import Optimizer
 
 from celo2.errors import InputError
 from celo2.parameters.routing import ADAMW, Override, Route, Routing
-from celo2.parameters.state import ParameterState, moment_shapes, unpack
+from celo2.parameters.state import ParameterState, unpack
 from celo2.rule import Weights
 from celo2.theta import Theta, load_theta
 from celo2.torch import adamw, distributed, stacks
 from celo2.torch.adamw import AdamWJob
-from celo2.torch.backward import move_in_backward
 from celo2.torch.compiler import check_compiler, for_any_shape, has_compiler
+from celo2.torch.hyper_parameters import checked, with_dtype_names, with_dtypes
 from celo2.torch.kernels import passes, working_dtype
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
 from celo2.torch.param_groups import (
     NO_PARAMETERS,
+    WholeModel,
+    as_groups,
     check_gradient,
-    check_hyper_parameters,
     check_one_process,
-    end_of_model,
-    listed,
+    check_unchanged,
     parts,
-    routed,
-    split,
+    route_group,
+    split_group,
+    whole_model,
 )
 from celo2.torch.rates import Rates
-from celo2.torch.saved import check_theta, keep_dtypes
+from celo2.torch.state import check_shapes, check_theta, fresh_state, restore_state_dtypes
 from celo2.torch.step import Job, Rule, is_at_hand, is_finite, step_, without_autocast
 
 COMPILE_FROM = 1 << 22
-"""Entries under the rule from which compiling pays: it saves about 50 ns an entry and step, its half minute in 150 steps."""
+"""Entries under the rule from which compiling pays: it saves about 50 ns per entry and step, its half minute in 150 steps."""
 
 
 class Celo2(Optimizer):
     """The learned optimizer Celo2 (arXiv 2602.19142): its rule on hidden matrices, AdamW on the rest.
 
-    Every matrix moves by an RMS of exactly `lr` a step. Parameters are routed by the type of their module, then by name
-    and shape; `routing()` tells who got what, and why. A gradient that is not finite is skipped for its tensor alone and
-    counted (see `skipped`).
+    The update of every hidden matrix has an RMS of exactly `lr`. Parameters are routed by the type
+    of their module, then by name and shape; `routing()` shows which rule updates which parameter,
+    and why. A gradient that is not finite is skipped for its tensor alone and counted (`skipped`).
+
+    In a group, "lr" is the base learning rate and "lr_multiplier" a factor on it, which is
+    `adamw_lr_multiplier` for AdamW groups. Weight decay is decoupled, p <- p - lr weight_decay p
+    with the base learning rate; biases, norms and tensors below two axes have none unless their
+    group states `weight_decay`.
 
     Args:
-        params: a module (best: routing then knows types), named parameters, parameters, or groups. A group may set any
-            keyword below, and `rule` ("celo2" or "adamw"), `axes` (fan_in, fan_out), `split_axis` and `split_sizes` for
-            parameters that are not (out, in) or (out, in, taps...). An `lr` beside a `rule` is taken as it is.
-        lr: learning rate, a float or a 0-d tensor: the RMS of a step of every hidden matrix.
-        weight_decay: decoupled, on both rules.
-        adamw_lr_multiplier: rate of the AdamW groups over `lr`; 20 in the paper.
+        params: a module (best: routing then knows types), named parameters, parameters, or groups.
+            A group may set any keyword below, and `rule` ("celo2" or "adamw"), `axes` (fan_in,
+            fan_out; each an axis or several), `split_axis` and `split_sizes` for parameters that
+            are not (out, in) or (out, in, taps...). An `lr` beside a `rule` is not multiplied.
+        lr: learning rate, a float or a 0-d tensor: the RMS of the update of every hidden matrix.
+        weight_decay: 0 by default, where that of `torch.optim.AdamW` is 0.01.
+        adamw_lr_multiplier: learning rate of the AdamW groups over `lr`; 20 in the paper.
         theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
-        orthogonalize: Newton-Schulz on (Celo2) or off (Celo2-base: the rule alone, on every parameter); None: as theta
-            was meta-trained.
+        orthogonalize: whether to apply Newton-Schulz (Celo2) or not (Celo2-base: the learned rule
+            on every parameter); None: as theta was meta-trained.
         betas: of AdamW.
         eps: of AdamW.
-        state_dtype: of the accumulators of the rule, float32, bfloat16 or float64; float64 parameters keep float64. bfloat16
-            halves them to 8 bytes an entry and is rounded at random (see `celo2.torch.stochastic_rounding`).
-        newton_schulz_dtype: of Newton-Schulz' products; bfloat16 is faster and, as in Muon, off by some hundredths.
-        compile: fuse the entry-by-entry part of a step by inductor (C++ on a CPU, Triton on a GPU), which takes up to a minute
-            the first time and is kept on disk; None: where it pays, for models of four million entries and more.
-        in_backward: move each parameter as soon as its gradient is there, and free the gradient, so that there are never two;
-            `step` then has nothing left to do. For one process, no accumulation of gradients and no clipping of their norm.
-        route: overrides of the routing: {regular expression of a name: rule}, or a function (name, shape) -> rule or None.
+        state_dtype: of the accumulators of the rule: float32, bfloat16 or float64. float64
+            parameters keep float64. bfloat16 halves them to 8 bytes per entry and is rounded
+            stochastically (see `celo2.torch.stochastic_rounding`).
+        newton_schulz_dtype: of the products of Newton-Schulz; bfloat16 is faster and, as in Muon,
+            off by some hundredths.
+        compile: whether to fuse the entrywise part of a step by inductor (C++ on a CPU, Triton on a
+            GPU), which takes up to a minute the first time and is cached on disk; None: where it
+            pays, for models of four million entries and more.
+        in_backward: step each parameter right after its gradient is accumulated and free the
+            gradient, so at most one is alive; `step` then has nothing left to do. For one process,
+            without gradient accumulation, clipping of the global norm, or `GradScaler`.
+        route: overrides of the routing: {regular expression of a name: rule}, or a function
+            (name, shape) -> rule or None.
 
     Raises:
-        InputError: a value out of range, no parameters, a complex or integer parameter, axes that do not fit, no such theta,
-            or `compile` without a C++ compiler.
+        InputError: a value out of range; no parameters; a complex, integer, float8, lazy or FSDP1
+            parameter; axes that do not fit; no such theta; or `compile` without a C++ compiler.
     """
 
     def __init__(
@@ -93,6 +107,7 @@ class Celo2(Optimizer):
         in_backward: bool = False,
         route: Override | None = None,
     ) -> None:
+        _refuse_zero_redundancy_optimizer()
         self.theta = theta if isinstance(theta, Theta) else load_theta(theta)
         self._route = route
         self._routes: list[Route] = []
@@ -100,6 +115,7 @@ class Celo2(Optimizer):
         self._compile = compile
         self._fused: bool | None = None
         self._in_backward = in_backward
+        self._added = 0
         if in_backward:
             check_one_process()
         defaults = {
@@ -113,62 +129,78 @@ class Celo2(Optimizer):
             "newton_schulz_dtype": newton_schulz_dtype,
             "theta": self.theta.identity,
         }
-        check_hyper_parameters(defaults)
-        groups = listed(params)
-        self._end = end_of_model(groups)
+        defaults = checked(defaults)
+        groups = as_groups(params)
+        self._model = whole_model(groups, defaults["orthogonalize"])
         super().__init__(groups, defaults)
-        self._end = None
+        self._model = WholeModel()
         if not self._routes:
             raise InputError(NO_PARAMETERS)
         if compile:
-            for device in {p.device for group in self.param_groups for p in group["params"]}:
+            for device in {p.device for _, p, _ in self._members()}:
                 check_compiler(device)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Route a group's parameters and add them, as one group a rule and a reading of axes.
+        """Route the parameters of a group and add them, split by rule, axes and weight decay.
 
         Args:
-            param_group: "params" (a module, named parameters or parameters) and any hyper-parameters of its own.
+            param_group: "params" (a module, named parameters or parameters) and any hyperparameters
+                of its own.
         """
-        group = {**self.defaults, **param_group}
-        check_hyper_parameters(group)
-        stated_rule = param_group.get("rule")
-        literal_lr = stated_rule is not None and "lr" in param_group
-        members = routed(group, len(self.param_groups), stated_rule, self._route, self._end)
-        for part, routes in split(group, members, 1.0 if literal_lr else group["adamw_lr_multiplier"]):
+        group = checked({**self.defaults, **param_group})
+        if "lr_multiplier" not in param_group:
+            literal_lr = param_group.get("rule") is not None and "lr" in param_group
+            group["lr_multiplier"] = 1.0 if literal_lr else group["adamw_lr_multiplier"]
+        members = route_group(group, self._added, self._route, self._model)
+        taken = {name for name, _, _ in self._members()}
+        if any(each.name in taken for each in members):
+            members = [each._replace(name=f"group {self._added}.{each.name}") for each in members]
+        self._added += 1
+        for part, routes in split_group(group, members, exempt="weight_decay" not in param_group):
             super().add_param_group(part)
             self._routes += routes
             if self._in_backward:
-                move_in_backward(self, len(self.param_groups) - 1)
+                self._hook(len(self.param_groups) - 1)
 
     def routing(self) -> Routing:
-        """Who moves which parameter, and why, in the order of the groups."""
-        rules = [group["rule"] for group in self.param_groups for _ in group["params"]]
-        pairs = zip(self._routes, rules, strict=True)
-        return Routing(r if r.rule == rule else dataclasses.replace(r, rule=rule, why="as loaded") for r, rule in pairs)
+        """Return which rule updates which parameter, and why, in the order of the groups."""
+        routes = []
+        for (name, _, group), route in zip(self._members(), self._routes, strict=True):
+            why = route.why if route.rule == group["rule"] else "as loaded"
+            routes.append(dataclasses.replace(route, name=name, rule=group["rule"], why=why))
+        return Routing(routes)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step for all parameters that have a gradient; returns the loss of `closure`, which is run with gradients on.
+        """Update all parameters that have a gradient.
+
+        Args:
+            closure: computes the loss anew; it is run with gradients on, and its loss returned.
 
         Raises:
-            InputError: a gradient is sparse.
+            InputError: a gradient is sparse; a parameter was replaced by FSDP1 or has another
+                shape; `in_backward` with a `GradScaler`.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._in_backward and hasattr(self, "found_inf"):
+            raise InputError(
+                "in_backward=True updates parameters by gradients that GradScaler has not unscaled yet; "
+                "leave in_backward out, or use bfloat16 without a scaler"
+            )
         whole, spread = [], []
-        for group in self.param_groups:
-            for name, p in zip(group["param_names"], group["params"], strict=True):
-                check_gradient(p, name)
-                # Wrappers may have put other tensors in the place of those that were checked when they came in.
-                shards = distributed.shards(p, name)
-                self._init_state(p, group)
-                if p.numel() and shards and self.state[p]:
-                    spread.append((p, group, shards))
-                elif p.numel() and p.grad is not None:
-                    whole.append((p, group))
+        for (name, p, group), route in zip(self._members(), self._routes, strict=True):
+            check_gradient(p, name)
+            check_unchanged(p, name, route.shape)
+            # Wrappers may have put other tensors in the place of those that were checked when they came in.
+            shards = distributed.shards(p, name)
+            self._init_state(p, group)
+            if p.numel() and shards and self.state[p]:
+                spread.append((p, group, shards))
+            elif p.numel() and p.grad is not None:
+                whole.append((p, group))
         with without_autocast({p.device.type for p, *_ in (*whole, *spread)}), for_any_shape():
             rates = Rates()
             outcomes = self._step_whole(whole, rates)
@@ -178,28 +210,16 @@ class Celo2(Optimizer):
                 p.grad = None
         return loss
 
+    def _members(self) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
+        """Yield (name, parameter, group) of all parameters, in the order of the groups."""
+        for group in self.param_groups:
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                yield name, p, group
+
     def _init_state(self, p: Tensor, group: dict[str, Any]) -> None:
-        """Make state for a parameter that is trained, also before its first gradient: every rank then has the same keys."""
-        state = self.state[p]
-        if state or not (p.requires_grad or p.grad is not None):
-            return
-        state["skipped"] = torch.zeros((), dtype=torch.int32, device=p.device)
-        state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-        if group["rule"] == ADAMW:
-            state.update(adamw.init(p))
-            return
-        per_entry = p.dtype if p.dtype == torch.float64 else group["state_dtype"]
-        dtype = torch.promote_types(per_entry, torch.float32)
-        spec = self.theta.spec
-        rows, columns = moment_shapes(spec, parts(p, group), torch.empty(p.shape, device="meta"), torch)
-        state.update(
-            ParameterState(
-                distributed.zeros(p, per_entry, copies=len(spec.momentum_decays)),
-                distributed.zeros(p, per_entry),
-                torch.zeros(rows, dtype=dtype, device=p.device),
-                torch.zeros(columns, dtype=dtype, device=p.device),
-            )._asdict()
-        )
+        """Make the state of a trained parameter, also before its first gradient, so ranks agree in keys."""
+        if not self.state[p] and (p.requires_grad or p.grad is not None):
+            self.state[p].update(fresh_state(self.theta.spec, p, group))
 
     def _step_whole(self, whole: Iterable[tuple[Tensor, dict[str, Any]]], rates: Rates) -> list[Tensor]:
         """Move parameters of which all is here; returns whether their gradients were finite.
@@ -291,9 +311,25 @@ class Celo2(Optimizer):
             self._fused = pays if self._compile is None else self._compile
         return self._fused
 
+    def _hook(self, number: int) -> None:
+        """Step each parameter of a group right after its gradient is accumulated.
+
+        The hooks refer to the optimizer weakly, so parameters do not keep it alive.
+        """
+        reference = weakref.ref(self)
+
+        def step_parameter(p: Tensor) -> None:
+            optimizer = reference()
+            if optimizer is not None:
+                optimizer._step_one(p, optimizer.param_groups[number])
+
+        for p in self.param_groups[number]["params"]:
+            if p.requires_grad:
+                p.register_post_accumulate_grad_hook(step_parameter)
+
     @torch.no_grad()
     def _step_one(self, p: Tensor, group: dict[str, Any]) -> None:
-        """Move one parameter as soon as its gradient is there, and free the gradient."""
+        """Update one parameter and free its gradient."""
         check_gradient(p, "a parameter")
         self._init_state(p, group)
         if p.numel():
@@ -301,49 +337,74 @@ class Celo2(Optimizer):
                 self._warn(self._step_whole([(p, group)], Rates()))
         p.grad = None
 
-    def skipped(self) -> dict[str, int]:
-        """How many gradients of each parameter were not finite and were skipped; parameters with none are left out.
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether `GradScaler` calls `step` where it found no gradients, so that `step` can say why."""
+        return self._in_backward
 
-        Waits for the device, so it is not called in a step.
+    def skipped(self) -> dict[str, int]:
+        """Return, per parameter, how many gradients were not finite and were skipped.
+
+        Parameters with none are left out. Waits for the device, so it is not called in a step.
         """
-        pairs = [pair for group in self.param_groups for pair in zip(group["param_names"], group["params"], strict=True)]
-        counts = {name: int(self.state[p]["skipped"]) for name, p in pairs if "skipped" in self.state.get(p, {})}
+        counts = {}
+        for name, p, _ in self._members():
+            if p in self.state and "skipped" in self.state[p]:
+                counts[name] = int(self.state[p]["skipped"])
         return {name: count for name, count in counts.items() if count}
 
     def _warn(self, outcomes: Sequence[Tensor]) -> None:
-        """Tell of skipped gradients where that costs no wait: on the CPU. Elsewhere `skipped()` tells."""
+        """Report skipped gradients where that costs no wait: on the CPU. Elsewhere `skipped()` does."""
         here = filter(is_at_hand, outcomes)
         if not all(finite.numpy() for finite in here):
             message = ", ".join(f"{name} ({count})" for name, count in self.skipped().items())
             warnings.warn(f"gradients that are not finite were skipped, so far: {message}", RuntimeWarning, stacklevel=3)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return state and groups; dtypes stand in the groups by name, as checkpoints need it."""
+        state = super().state_dict()
+        return {**state, "param_groups": [with_dtype_names(group) for group in state["param_groups"]]}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave; the accumulators keep the dtype they were saved in.
 
         Raises:
-            InputError: the state is of another optimizer, or was made by another theta.
+            InputError: the state is of another optimizer, of parameters of other shapes, or was
+                made by another theta.
         """
         loaded = state_dict
 
-        def check(_: Optimizer, hooked: dict[str, Any]) -> None:
+        def check(_: Optimizer, hooked: dict[str, Any]) -> dict[str, Any]:
             nonlocal loaded
-            loaded = hooked
-            check_theta(hooked, self.theta)
+            loaded = {**hooked, "param_groups": [with_dtypes(group) for group in hooked["param_groups"]]}
+            check_theta(loaded, self.theta)
+            check_shapes(self, loaded, self.theta.spec)
+            return loaded
 
         last_hook = self.register_load_state_dict_pre_hook(check)  # after the user's own, which may rewrite the state
         try:
             super().load_state_dict(state_dict)
         finally:
             last_hook.remove()
-        keep_dtypes(self, loaded)
+        restore_state_dtypes(self, loaded)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {key: self.__dict__[key] for key in ("theta", "_route", "_routes", "_end", "_compile", "_in_backward")}
-        return {**super().__getstate__(), **own, "_rules": {}, "_fused": None}
+        keys = ("theta", "_route", "_routes", "_model", "_added", "_compile", "_in_backward")
+        return {**super().__getstate__(), **{key: self.__dict__[key] for key in keys}, "_rules": {}, "_fused": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         copied = "param_groups" not in self.__dict__  # else a state dict is being loaded, into parameters that have their hooks
         super().__setstate__(state)
         if copied and self._in_backward:
             for number in range(len(self.param_groups)):
-                move_in_backward(self, number)
+                self._hook(number)
+
+
+def _refuse_zero_redundancy_optimizer() -> None:
+    """Raise InputError inside `ZeroRedundancyOptimizer`, which expects the groups it passed back unsplit."""
+    caller = sys._getframe(2).f_globals.get("__name__")
+    if caller == "torch.distributed.optim.zero_redundancy_optimizer":
+        raise InputError(
+            "ZeroRedundancyOptimizer cannot hold Celo2, which splits parameter groups by rule; "
+            "use torch.distributed.fsdp.fully_shard, which shards the state too"
+        )

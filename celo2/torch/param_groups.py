@@ -1,26 +1,32 @@
-"""What users pass, as parameter groups: a module, tensors or groups, each parameter routed, each group of one rule."""
+"""Parameter groups: what users pass, as groups of one optimizer rule and one reading of axes."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from celo2.errors import InputError
 from celo2.parameters.routing import ADAMW, CELO2, Override, Route, check_rule, overridden
 from celo2.parameters.views import MatrixAxes, MatrixView, matrix_views
 from celo2.torch.distributed import shards
-from celo2.torch.module_routing import default_axes, route_module, route_tensors
+from celo2.torch.module_routing import route_module
+from celo2.torch.tensor_routing import default_axes, ends_by_order, route_tensors
 
-STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-"""float16 is not among them: the squares of ordinary gradients overflow it."""
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NO_PARAMETERS = "no parameters to optimize: pass a module, named parameters, parameters or groups"
+FSDP1 = (
+    "was flattened by FullyShardedDataParallel (FSDP1), which hides its matrices; shard the model "
+    "by torch.distributed.fsdp.fully_shard (FSDP2) and make the optimizer after that"
+)
 
 
-class Routed(NamedTuple):
+class RoutedParameter(NamedTuple):
     """A parameter and the decision about it."""
 
     name: str
@@ -28,8 +34,18 @@ class Routed(NamedTuple):
     route: Route
 
 
-def listed(params: nn.Module | Iterable[Any]) -> list[Any]:
-    """The first argument of the optimizer as a list of groups, of tensors or of named tensors.
+@dataclasses.dataclass(frozen=True)
+class WholeModel:
+    """What all groups together tell about their parameters."""
+
+    last_module: nn.Module | None = None
+    """Its last layer may be the output head."""
+    ends: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    """{id: reason} of unnamed tensors that look like embeddings or the output head."""
+
+
+def as_groups(params: nn.Module | Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the first argument of the optimizer as a list of groups.
 
     Raises:
         InputError: it is one tensor, or empty.
@@ -37,141 +53,265 @@ def listed(params: nn.Module | Iterable[Any]) -> list[Any]:
     if isinstance(params, nn.Module):
         return [{"params": params}]
     if isinstance(params, Tensor):
-        raise InputError("params is one tensor; pass a list of tensors, a module, named parameters or groups")
+        raise InputError(
+            "params is one tensor; pass a list of tensors, a module, named parameters or groups"
+        )
     items = list(params)
     if not items:
         raise InputError(NO_PARAMETERS)
-    return items
+    if not all(isinstance(item, dict) for item in items):
+        return [{"params": items}]
+    groups = [dict(group) for group in items]
+    for group in groups:
+        # Generators are read once here, since routing looks at all groups before the first is added.
+        if not isinstance(group.get("params"), nn.Module | Tensor | None):
+            group["params"] = list(group["params"])
+    return groups
 
 
-NO_PARAMETERS = "no parameters to optimize: pass a module, named parameters, parameters or groups"
+def whole_model(groups: Sequence[dict[str, Any]], orthogonalize: bool) -> WholeModel:
+    """Return what the groups tell together.
+
+    That is nothing if one states a rule, since the user then decides, or without `orthogonalize`,
+    since the learned rule then updates everything.
+    """
+    if not orthogonalize or any(group.get("rule") is not None for group in groups):
+        return WholeModel()
+    params = [group.get("params") for group in groups]
+    if all(isinstance(each, nn.Module) for each in params):
+        matrices = sum(
+            p.ndim > 1 for module in params for p in module.parameters() if not _is_lazy(p)
+        )
+        return WholeModel(last_module=params[-1] if matrices > 1 else None)
+    unnamed = [p for group in groups for p in _unnamed(group)]
+    ends = {id(unnamed[i]): why for i, why in ends_by_order(unnamed).items()}
+    _warn_of_guesses(unnamed, ends)
+    return WholeModel(ends=ends)
 
 
-def end_of_model(groups: Sequence[Any]) -> nn.Module | None:
-    """The module whose last layer may be the output head: the last one, where all that is passed are modules with layers."""
-    dicts = [group for group in groups if isinstance(group, dict) and group.get("rule") is None]
-    modules = [group["params"] for group in dicts if isinstance(group.get("params"), nn.Module)]
-    matrices = sum(p.ndim > 1 for module in modules for p in module.parameters())
-    return modules[-1] if len(modules) == len(groups) and matrices > 1 else None
+def _unnamed(group: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors of a group that is known by nothing but their shapes."""
+    params = group.get("params")
+    if (
+        params is None
+        or isinstance(params, nn.Module)
+        or group.get("param_names")
+        or stated_axes(group)
+    ):
+        return []
+    items = [params] if isinstance(params, Tensor) else params
+    return [p for p in items if isinstance(p, Tensor) and not _is_lazy(p)]
 
 
-def routed(
-    group: dict[str, Any], number: int, stated_rule: str | None, override: Override | None, end: nn.Module | None
-) -> list[Routed]:
-    """Each parameter of a group with its route, after what the user said of it; `number` is for names where there are none."""
+def _warn_of_guesses(unnamed: Sequence[Tensor], ends: Mapping[int, str]) -> None:
+    matrices = [p for p in unnamed if p.ndim > 1]
+    if len(matrices) < 2:
+        return
+    guessed = ", ".join(f"{tuple(p.shape)} ({ends[id(p)]})" for p in matrices if id(p) in ends)
+    warnings.warn(
+        f"{len(matrices)} matrices came without names, so embeddings and the output head were guessed: "
+        f"{guessed or 'none'}; pass the model, or model.named_parameters() in the groups",
+        stacklevel=4,
+    )
+
+
+def route_group(
+    group: dict[str, Any], number: int, override: Override | None, model: WholeModel
+) -> list[RoutedParameter]:
+    """Return each parameter of a group with its route, after what the user said of it.
+
+    Args:
+        group: as the user passed it.
+        number: of the group among those the user passed, for tensors without names.
+        override: the optimizer's argument `route`.
+        model: what is known from all groups together.
+    """
     params = group.get("params")
     if params is None:
         raise InputError("a group has no 'params'; give it the tensors or the module to optimize")
     if isinstance(params, nn.Module):
-        found = [Routed(*item) for item in route_module(params, ends_model=params is end)]
+        for name, p in params.named_parameters():
+            check_parameter(p, name)
+        found = [
+            RoutedParameter(*item) for item in route_module(params, params is model.last_module)
+        ]
     else:
-        items = [params] if isinstance(params, Tensor) else list(params)
-        known = group.get("param_names") or [None] * len(items)  # as the base class keeps them beside tensors
-        if len(known) != len(items):
-            raise InputError(f"a group has {len(items)} params and {len(known)} param_names; give a name for each")
-        named = [item if isinstance(item, tuple) else (name, item) for name, item in zip(known, items, strict=True)]
-        for _, p in named:
-            if not isinstance(p, Tensor):
-                raise InputError(
-                    f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module"
-                )
-        # Every parameter gets a name, since torch takes groups with names and without only by themselves.
-        names = [name or f"tensor {i} of group {number}" for i, (name, _) in enumerate(named)]
-        routes = (dataclasses.replace(r, name=name) for r, name in zip(route_tensors(named), names, strict=True))
-        found = [Routed(name, p, route) for name, (_, p), route in zip(names, named, routes, strict=True)]
-    return [Routed(name, p, _decided(route, group, stated_rule, override)) for name, p, route in found]
+        found = _route_named(_named(group, params), number, model)
+    result = []
+    for each in found:
+        result.append(each._replace(route=_decided(each.route, group, override)))
+    return result
 
 
-def _decided(route: Route, group: dict[str, Any], stated_rule: str | None, override: Override | None) -> Route:
-    if stated_rule is not None:
-        check_rule(stated_rule)
-        return dataclasses.replace(route, rule=stated_rule, why="stated by its group", doubtful=False)
+def _named(group: dict[str, Any], params: Any) -> list[tuple[str | None, Tensor]]:
+    items = [params] if isinstance(params, Tensor) else list(params)
+    names = group.get("param_names") or [None] * len(
+        items
+    )  # the base class keeps names beside tensors
+    if len(names) != len(items):
+        raise InputError(
+            f"a group has {len(items)} params and {len(names)} param_names; give a name for each"
+        )
+    named = [
+        item if isinstance(item, tuple) else (name, item)
+        for name, item in zip(names, items, strict=True)
+    ]
+    for _, p in named:
+        if not isinstance(p, Tensor):
+            raise InputError(
+                f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module"
+            )
+    return named
+
+
+def _route_named(
+    named: Sequence[tuple[str | None, Tensor]], number: int, model: WholeModel
+) -> list[RoutedParameter]:
+    # Every parameter gets a name: PyTorch does not mix groups with names and groups without.
+    names = [name or f"tensor {i} of group {number}" for i, (name, _) in enumerate(named)]
+    for name, (_, p) in zip(names, named, strict=True):
+        check_parameter(p, name)
+    found = []
+    for name, (_, p), route in zip(names, named, route_tensors(named), strict=True):
+        if id(p) in model.ends:
+            route = dataclasses.replace(route, rule=ADAMW, why=model.ends[id(p)], doubtful=False)
+        found.append(RoutedParameter(name, p, dataclasses.replace(route, name=name)))
+    return found
+
+
+def _decided(route: Route, group: dict[str, Any], override: Override | None) -> Route:
+    """Return the route after the user's word; warn of one that stays doubtful."""
+    stated = group.get("rule")
+    if stated is not None:
+        check_rule(stated)
+        return dataclasses.replace(route, rule=stated, why="stated by its group", doubtful=False)
     if not group["orthogonalize"]:
-        route = dataclasses.replace(route, rule=CELO2, why=f"Celo2-base moves everything ({route.why})", doubtful=False)
+        why = f"Celo2-base updates everything ({route.why})"
+        route = dataclasses.replace(route, rule=CELO2, why=why, doubtful=False)
     elif route.doubtful and stated_axes(group) is not None:
-        route = dataclasses.replace(route, rule=CELO2, why="axes stated by its group", doubtful=False)
+        route = dataclasses.replace(
+            route, rule=CELO2, why="axes stated by its group", doubtful=False
+        )
     route = overridden(route, override)
     if route.doubtful:
-        mend = "state rule= or axes= in its group, or pass the module"
-        warnings.warn(f"{route.name} {route.shape} goes to {route.rule}: {route.why}; {mend}", stacklevel=5)
+        remedy = "state rule= or axes= in its group, or pass the module"
+        warnings.warn(
+            f"{route.name} {route.shape} goes to {route.rule}: {route.why}; {remedy}", stacklevel=6
+        )
     return route
 
 
-def split(group: dict[str, Any], parameters: Sequence[Routed], adamw_factor: float) -> list[tuple[dict[str, Any], list[Route]]]:
-    """A group as groups of one rule and one reading of axes each, hidden matrices first, with the routes of each."""
-    buckets: dict[tuple[str, MatrixAxes | None], list[Routed]] = {}
+def split_group(
+    group: dict[str, Any], parameters: Sequence[RoutedParameter], exempt: bool
+) -> list[tuple[dict[str, Any], list[Route]]]:
+    """Split a group into groups of one rule, one reading of axes and one weight decay each.
+
+    Args:
+        group: with all hyperparameters; its "lr_multiplier" is that of its AdamW part.
+        parameters: its members, routed.
+        exempt: whether biases, norms and tensors below two axes get no weight decay.
+
+    Returns:
+        The groups, hidden matrices first, each with the routes of its parameters.
+    """
+    buckets: dict[tuple[str, MatrixAxes | None, bool], list[RoutedParameter]] = {}
     for each in parameters:
-        _check_parameter(each)
-        p, route = each.tensor, each.route
-        axes = (stated_axes(group) or route.axes) if route.rule == CELO2 and p.ndim > 1 else None
+        route = each.route
+        axes = None
+        if route.rule == CELO2 and each.tensor.ndim > 1:
+            axes = stated_axes(group) or route.axes
         if axes is not None:
-            matrix_views(p.shape, axes)  # tells at once of axes that do not fit
-        buckets.setdefault((route.rule, axes), []).append(each)
+            matrix_views(each.tensor.shape, axes)  # raises early if the axes do not fit
+        buckets.setdefault((route.rule, axes, route.decays or not exempt), []).append(each)
     result = []
-    for rule, axes in sorted(buckets, key=lambda bucket: bucket[0] == ADAMW):
-        members = buckets[rule, axes]
+    for rule, axes, decays in sorted(
+        buckets, key=lambda bucket: (bucket[0] == ADAMW, not bucket[2])
+    ):
+        members = buckets[rule, axes, decays]
         part = {**group, "params": [(name, p) for name, p, _ in members], "rule": rule}
         part |= {"axes": None, "split_axis": None, "split_sizes": None}
         if axes is not None:
-            part |= {"axes": (axes.fan_in, axes.fan_out), "split_axis": axes.split_axis, "split_sizes": axes.split_sizes}
-        factor = adamw_factor if rule == ADAMW else 1.0
-        lr = group["lr"]
-        part["lr"] = lr.clone() * factor if isinstance(lr, Tensor) else lr * factor  # schedulers write into tensors
+            part["axes"] = (axes.fan_in, axes.fan_out)
+            part |= {"split_axis": axes.split_axis, "split_sizes": axes.split_sizes}
+        if rule != ADAMW:
+            part["lr_multiplier"] = 1.0
+        if not decays:
+            part["weight_decay"] = 0.0
+        if isinstance(group["lr"], Tensor):
+            part["lr"] = group["lr"].clone()  # schedulers write into tensors
         result.append((part, [each.route for each in members]))
     return result
 
 
 def stated_axes(group: dict[str, Any]) -> MatrixAxes | None:
-    """What a group says of the axes of all its parameters, if anything."""
+    """Return what a group says about the axes of all its parameters, if anything."""
     if group.get("axes") is None and not group.get("split_sizes"):
         return None
     axes = group.get("axes") or (1, 0)
     if len(axes) != 2:
         raise InputError(f"axes are {axes}; give two, (fan_in, fan_out)")
-    fan_in, fan_out = axes
-    return MatrixAxes(fan_in, fan_out, group.get("split_axis", fan_out), tuple(group.get("split_sizes") or ()))
+    fan_in, fan_out = (axis if isinstance(axis, int) else tuple(axis) for axis in axes)
+    split_axis = group.get("split_axis")
+    if split_axis is None:
+        split_axis = fan_out if isinstance(fan_out, int) else fan_out[0]
+    return MatrixAxes(fan_in, fan_out, split_axis, tuple(group.get("split_sizes") or ()))
 
 
 def parts(p: Tensor, group: dict[str, Any]) -> list[MatrixView]:
-    """The batches of matrices in a parameter, as its group reads it."""
+    """Return the batches of matrices in a parameter, as its group reads it."""
     return matrix_views(p.shape, stated_axes(group) or default_axes(p.shape))
 
 
-def check_hyper_parameters(group: dict[str, Any]) -> None:
-    """Raises InputError if a value is out of its range; the message names it."""
-    for key in ("lr", "weight_decay", "adamw_lr_multiplier", "eps"):
-        value = group[key]
-        if key == "lr" and isinstance(value, Tensor) and value.ndim:
-            raise InputError(f"lr is a tensor of shape {tuple(value.shape)}; it must be a number or a tensor without axes")
-        numbers = (int, float, Tensor) if key == "lr" else (int, float)
-        if not isinstance(value, numbers) or not value >= 0:
-            raise InputError(f"{key} is {value!r}; it must be a number that is not below 0")
-    betas = group["betas"]
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise InputError(f"betas are {betas}; give two, each at least 0 and below 1")
-    if group["state_dtype"] not in STATE_DTYPES:
-        raise InputError(f"state_dtype is {group['state_dtype']}; take one of {', '.join(map(str, STATE_DTYPES))}")
-    if group["newton_schulz_dtype"] not in (torch.float32, torch.bfloat16):
-        raise InputError(f"newton_schulz_dtype is {group['newton_schulz_dtype']}; take torch.float32 or torch.bfloat16")
-    if group.get("maximize"):
-        raise InputError("maximize is True, which Celo2 does not do; negate the loss")
-
-
 def check_gradient(p: Tensor, name: str) -> None:
-    """Raises InputError if a gradient is of a kind that no rule takes."""
+    """Raise InputError if a gradient is of a kind that no rule takes."""
     if p.grad is not None and p.grad.layout != torch.strided:
         raise InputError(f"the gradient of {name} is sparse; use sparse=False in its Embedding")
 
 
 def check_one_process() -> None:
-    """Raises InputError where gradients would be moved by before other ranks' were added."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        raise InputError("in_backward is for one process, and this is one of several; leave in_backward out")
+    """Raise InputError where updates in the backward pass would precede the sum over ranks."""
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        raise InputError(
+            "in_backward is for one process, and this is one of several; leave in_backward out"
+        )
 
 
-def _check_parameter(parameter: Routed) -> None:
-    if parameter.tensor.is_complex():
-        raise InputError(f"{parameter.route.name} is complex; optimize torch.view_as_real of it instead")
-    if not parameter.tensor.is_floating_point():
-        raise InputError(f"{parameter.route.name} is of {parameter.tensor.dtype}; only floats can be optimized")
-    shards(parameter.tensor, parameter.route.name)  # tells at once of layouts that are not supported
+def check_parameter(p: Tensor, name: str) -> None:
+    """Raise InputError if a parameter cannot be optimized."""
+    if _is_lazy(p):
+        raise InputError(
+            f"{name} has no shape yet (a lazy module); run the model once before making the optimizer"
+        )
+    if is_fsdp1(p):
+        raise InputError(f"{name} {FSDP1}")
+    if p.is_complex():
+        raise InputError(f"{name} is complex; optimize torch.view_as_real of it instead")
+    if p.dtype not in DTYPES:
+        raise InputError(
+            f"{name} is of {p.dtype}; only {', '.join(map(str, DTYPES))} can be optimized"
+        )
+    shards(p, name)  # raises early for layouts that are not supported
+
+
+def check_unchanged(p: Tensor, name: str, shape: tuple[int, ...]) -> None:
+    """Raise InputError if a wrapper has changed a parameter since it was routed with that shape."""
+    if is_fsdp1(p):
+        raise InputError(f"{name} {FSDP1}")
+    if tuple(p.shape) != shape:
+        raise InputError(
+            f"{name} had shape {shape} when the optimizer was made and has {tuple(p.shape)} now; "
+            "make the optimizer after the model is changed or wrapped"
+        )
+
+
+def is_fsdp1(p: Tensor) -> bool:
+    """Return whether FullyShardedDataParallel has flattened a parameter; it marks those it has."""
+    return getattr(p, "_fsdp_flattened", False)
+
+
+def _is_lazy(p: Any) -> bool:
+    return isinstance(p, UninitializedTensorMixin)

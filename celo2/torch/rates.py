@@ -24,8 +24,18 @@ class Rates:
     def _of(self, group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         key = id(group), device, dtype
         if key not in self._made:
-            self._made[key] = (_number(group["lr"], device, dtype), _number(group["weight_decay"], device, dtype))
+            lr, weight_decay = scaled(group)
+            self._made[key] = (_number(lr, device, dtype), _number(weight_decay, device, dtype))
         return self._made[key]
+
+
+def scaled(group: dict[str, Any]) -> tuple[float | Tensor, float]:
+    """Return the learning rate and weight decay of a group, its multiplier included.
+
+    Weight decay goes by the base learning rate: the multiplier is taken out of it again.
+    """
+    multiplier = group["lr_multiplier"]
+    return group["lr"] * multiplier, group["weight_decay"] / multiplier if multiplier else 0.0
 
 
 def _number(x: float | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -21,9 +21,10 @@ def torch_layout(x):
     return np.array(x) if np.ndim(x) < 2 else np.moveaxis(x, (-1, -2), (0, 1)).copy()
 
 
-def train(w, grads, orthogonalize=True, store=lambda t: t, dtype=torch.float32, **options):
+def train(w, grads, orthogonalize=True, store=lambda t: t, dtype=torch.float32, weight_decay=0.0, **options):
     p = torch.nn.Parameter(store(torch.from_numpy(torch_layout(w)).to(dtype)))
-    optimizer = Celo2([{"params": [p], "rule": "celo2"}], lr=0.01, theta=THETA, orthogonalize=orthogonalize, **options)
+    group = {"params": [p], "rule": "celo2", "weight_decay": weight_decay}
+    optimizer = Celo2([group], lr=0.01, theta=THETA, orthogonalize=orthogonalize, **options)
     for g in grads:
         p.grad = store(torch.from_numpy(torch_layout(g)).to(dtype))
         optimizer.step()
