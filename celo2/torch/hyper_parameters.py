@@ -56,7 +56,7 @@ def _number(key: str, value: Any) -> float | Tensor:
         return value
     if not isinstance(value, Real) or not value >= 0:
         raise InputError(f"{key} is {value!r}; it must be a number that is not negative")
-    return value if isinstance(value, (int, float)) else float(value)
+    return value if type(value) is int else float(value)  # NumPy's float64 is a float, too
 
 
 def with_dtype_names(group: dict[str, Any]) -> dict[str, Any]:

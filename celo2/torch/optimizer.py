@@ -27,12 +27,14 @@ from celo2.torch.hyper_parameters import checked, with_dtype_names, with_dtypes
 from celo2.torch.kernels import passes, working_dtype
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
 from celo2.torch.param_groups import (
+    NO_GRADIENT,
     NO_PARAMETERS,
     WholeModel,
     as_groups,
     check_gradient,
     check_one_process,
     check_unchanged,
+    is_one_of_several,
     parts,
     route_group,
     split_group,
@@ -201,6 +203,8 @@ class Celo2(Optimizer):
                 spread.append((p, group, shards))
             elif p.numel() and p.grad is not None:
                 whole.append((p, group))
+        if not whole and not spread and is_one_of_several():
+            warnings.warn(NO_GRADIENT, stacklevel=2)
         with without_autocast({p.device.type for p, *_ in (*whole, *spread)}), for_any_shape():
             rates = Rates()
             outcomes = self._step_whole(whole, rates)

@@ -20,6 +20,10 @@ from celo2.torch.tensor_routing import default_axes, ends_by_order, route_tensor
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NO_PARAMETERS = "no parameters to optimize: pass a module, named parameters, parameters or groups"
+NO_GRADIENT = (
+    "no parameter has a gradient; if FullyShardedDataParallel (FSDP1) wrapped the model after the "
+    "optimizer was made, use torch.distributed.fsdp.fully_shard (FSDP2) and make the optimizer after it"
+)
 FSDP1 = (
     "was flattened by FullyShardedDataParallel (FSDP1), which hides its matrices; shard the model "
     "by torch.distributed.fsdp.fully_shard (FSDP2) and make the optimizer after that"
@@ -270,14 +274,20 @@ def check_gradient(p: Tensor, name: str) -> None:
 
 def check_one_process() -> None:
     """Raise InputError where updates in the backward pass would precede the sum over ranks."""
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
+    if is_one_of_several():
         raise InputError(
             "in_backward is for one process, and this is one of several; leave in_backward out"
         )
+
+
+def is_one_of_several() -> bool:
+    """Return whether this process has a process group with others."""
+    distributed = torch.distributed
+    return (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
 
 
 def check_parameter(p: Tensor, name: str) -> None:

@@ -82,7 +82,9 @@ def test_transformers_trainer_gives_the_class_no_names(tmp_path):
     trainer = example.small_trainer(str(tmp_path))
     factory, settings = trainer.optimizer_cls_and_kwargs
     trainer.optimizer_cls_and_kwargs = factory(), settings
-    why = {route.why for route in trainer.create_optimizer().routing() if route.rule == "celo2"}
+    with pytest.warns(UserWarning, match=r"10 matrices came without names.*pass the model, or model.named_parameters"):
+        optimizer = trainer.create_optimizer()
+    why = {route.why for route in optimizer.routing() if route.rule == "celo2"}
     assert why == {"hidden matrix"}
 
 

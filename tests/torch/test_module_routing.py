@@ -248,6 +248,105 @@ def test_doubtful_tensors_warn():
         rules([nn.Parameter(torch.ones(4, 8, 64))])
 
 
+def test_stacks_of_experts_are_no_convolutions():
+    """(experts, out, in) has more "taps" than any usual kernel; small experts are known by their name."""
+    for name, shape in (("mlp.w1", (8, 64, 32)), ("experts.w1", (8, 16, 8))):
+        with pytest.warns(UserWarning, match="looks like no convolution.*state rule= or axes= in its group"):
+            found = rules([(name, nn.Parameter(torch.ones(shape)))])
+        assert found[name][0] == "adamw"
+    assert rules([("conv.weight", nn.Parameter(torch.ones(8, 4, 7, 7)))])["conv.weight"][0] == "celo2"
+
+
+def test_a_bilinear_map_is_the_linear_map_of_the_products_of_its_inputs():
+    torch.manual_seed(0)
+    bilinear, grad = nn.Bilinear(3, 4, 5), torch.randn(5, 3, 4)
+    together = step_of(bilinear, "weight", grad)
+    flat = nn.Linear(12, 5)
+    flat.weight.data.copy_((bilinear.weight.detach() + together).flatten(1))
+    torch.testing.assert_close(step_of(flat, "weight", grad.flatten(1)), together.flatten(1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_both_forms_of_weight_norm_are_read_alike():
+    def routes(weight_norm, *names):
+        model = nn.Sequential(
+            weight_norm(nn.Conv2d(4, 8, 3, groups=2)), weight_norm(nn.Linear(8, 8)), weight_norm(nn.Linear(8, 4))
+        )
+        found = Celo2(model, theta=THETA).routing()
+        return {route.name.replace(*names): (route.rule, route.axes, route.decays) for route in found}
+
+    new = {}
+    for name, route in routes(nn.utils.parametrizations.weight_norm, "parametrizations.weight.original", "").items():
+        new[name] = route
+    old = {}
+    for name, route in routes(nn.utils.weight_norm, "weight_", "").items():
+        old[name.replace(".g", ".0").replace(".v", ".1")] = route
+    assert old == new
+    assert old["0.1"][1].split_sizes == (4, 4)
+    assert old["2.1"][0] == "adamw"
+
+
+class CharacterGPT(nn.Module):
+    """Named as nanoGPT's, of which the head may be tied to the embedding."""
+
+    def __init__(self, tied, layers=3, width=48, vocabulary=65, context=32):
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+        for i in range(layers):
+            block = {"c_attn": (width, 3 * width), "attn_proj": (width, width), "c_fc": (width, 4 * width)}
+            block["mlp_proj"] = (4 * width, width)
+            self.add_module(f"h{i}", nn.ModuleDict({name: nn.Linear(*shape) for name, shape in block.items()}))
+            self.add_module(f"ln{i}", nn.LayerNorm(width))
+        self.lm_head = nn.Linear(width, vocabulary, bias=False)
+        if tied:
+            self.lm_head.weight = self.wte.weight
+
+
+def decay_groups(model):
+    """Two groups of tensors without names, as nanoGPT's configure_optimizers makes them."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    decay = [p for p in params if p.dim() >= 2]
+    return [{"params": decay, "weight_decay": 0.1}, {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0}]
+
+
+def mlp(*widths):
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+
+
+UNNAMED = {
+    "gpt": (CharacterGPT(tied=False), {"wte.weight", "wpe.weight", "lm_head.weight"}),
+    "tied gpt": (CharacterGPT(tied=True), {"wte.weight", "wpe.weight"}),
+    "gpt of one block": (CharacterGPT(tied=False, layers=1), {"wte.weight", "wpe.weight", "lm_head.weight"}),
+    "gpt of bytes": (CharacterGPT(tied=False, vocabulary=256, width=128), {"wte.weight", "wpe.weight", "lm_head.weight"}),
+    "classifier": (mlp(20, 16, 16, 4), {"2.weight"}),
+    "autoencoder": (mlp(30, 16, 8, 16, 30), {"3.weight"}),
+    "network of one width": (mlp(8, 8, 8), set()),
+    "lstm": (
+        nn.ModuleList([nn.Embedding(65, 16), nn.LSTM(16, 32), nn.Linear(32, 65)]), {"0.weight", "2.weight"},
+    ),
+    "conv net": (
+        nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 16, 3), nn.Linear(64, 16), nn.Linear(16, 10)), {"3.weight"},
+    ),
+}  # fmt: skip
+"""Models, and what of their matrices is for AdamW when tensors come without names."""
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_tensors_without_names_are_routed_by_their_place_and_shape(name):
+    model, expected = UNNAMED[name]
+    with pytest.warns(UserWarning, match="came without names.*pass the model, or model.named_parameters") as told:
+        optimizer = Celo2(decay_groups(model), theta=THETA)
+    assert len(told) == 1
+    adamw = {id(p) for group in optimizer.param_groups if group["rule"] == "adamw" for p in group["params"]}
+    assert {n for n, p in model.named_parameters() if p.ndim > 1 and id(p) in adamw} == expected
+
+
+def test_unnamed_tensors_beside_a_stated_rule_are_not_guessed_at():
+    model = mlp(8, 8, 8, 4)
+    groups = [{"params": [model[2].weight], "rule": "adamw"}, {"params": [model[0].weight, model[1].weight]}]
+    assert [rule for rule, _ in rules(groups).values()] == ["adamw", "celo2", "celo2"]
+
+
 def test_overrides_by_pattern_function_and_group():
     model = GPT()
     assert rules(model, route={r"blocks\.0\.": "adamw"})["blocks.0.up.weight"] == ("adamw", r"by your pattern 'blocks\\.0\\.'")

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim import Optimizer
 
 from celo2 import InputError, Theta
@@ -450,6 +454,20 @@ def test_a_gradient_that_is_not_finite_is_skipped_counted_and_told(bad):
     assert optimizer.skipped() == {"2.weight": 1, "0.weight": 1}
 
 
+def test_skipped_gradients_of_groups_with_equal_names_are_told_apart():
+    layers = [nn.Sequential(nn.Linear(3, 3)) for _ in range(2)]
+    optimizer = Celo2([{"params": layer} for layer in layers], theta=THETA)
+    for layer in layers:
+        layer[0].weight.grad = torch.ones(3, 3)
+    layers[0][0].weight.grad[0, 0] = torch.nan
+    with pytest.warns(RuntimeWarning, match=r"so far: 0\.weight \(1\)$"):
+        optimizer.step()
+    layers[1][0].weight.grad[0, 0] = torch.nan
+    with pytest.warns(RuntimeWarning, match=r"so far: 0\.weight \(2\), group 1\.0\.weight \(1\)$"):
+        optimizer.step()
+    assert optimizer.skipped() == {"0.weight": 2, "group 1.0.weight": 1}
+
+
 def test_grad_scaler_skips_and_goes_on():
     model = small_model()
     optimizer = Celo2(model, theta=THETA)
@@ -478,17 +496,29 @@ def test_deepcopy_and_pickle_continue_alike():
         assert str(other.routing()) == str(optimizer.routing())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        StateDictOptions(),
+        StateDictOptions(full_state_dict=True),
+        StateDictOptions(cpu_offload=True),
+        StateDictOptions(full_state_dict=True, cpu_offload=True),
+        StateDictOptions(flatten_optimizer_state_dict=True),
+    ],
+    ids=["plain", "full", "offload", "full, offload", "flat"],
+)
 @pytest.mark.parametrize("steps", [0, 2])
-def test_distributed_checkpoint_state_dict_round_trip(steps):
+def test_distributed_checkpoint_state_dict_round_trip(steps, options):
     model = small_model()
-    optimizer = Celo2(model, lr=1e-3, theta=THETA)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA, state_dtype=torch.bfloat16)
     train(model, optimizer, steps)
     before = copy.deepcopy(model)
-    state = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
+    state = copy.deepcopy(get_optimizer_state_dict(model, optimizer, options=options))
     assert same(model, before)
     twin = copy.deepcopy(model)
     other = Celo2(twin, lr=7.0, theta=THETA)
-    set_optimizer_state_dict(twin, other, state)
+    set_optimizer_state_dict(twin, other, state, options=options)
+    assert all(group["state_dtype"] == torch.bfloat16 for group in other.param_groups)
     train(model, optimizer, 2, first=steps)
     train(twin, other, 2, first=steps)
     assert same(model, twin)
@@ -542,6 +572,42 @@ def test_state_of_another_theta_is_refused():
     state = Celo2(model, theta=THETA).state_dict()
     with pytest.raises(InputError, match=r"made by theta reference@\w{16}, the optimizer has random@\w{16}; load that theta"):
         Celo2(model, theta=Theta.random(0)).load_state_dict(state)
+
+
+def test_state_of_other_shapes_is_refused_by_the_name_of_its_parameter():
+    wide, narrow = (nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)) for width in (8, 6))
+    optimizer, other = Celo2(wide, theta=THETA), Celo2(narrow, theta=THETA)
+    for p in wide.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    message = r"the state 'momentum' of 0\.weight should have shape \(3, 6, 4\) and has \(3, 8, 4\)"
+    with pytest.raises(InputError, match=message):
+        other.load_state_dict(optimizer.state_dict())
+
+
+def test_state_made_under_inference_mode_is_used_by_later_steps():
+    model, twin = small_model(), small_model()
+    optimizer, reference = Celo2(model, theta=THETA), Celo2(twin, theta=THETA)
+    backward(model, 0), backward(twin, 0)
+    with torch.inference_mode():
+        optimizer.step()
+    reference.step()
+    train(model, optimizer, 1)
+    train(twin, reference, 1)
+    assert same(model, twin)
+
+
+def test_numbers_of_numpy_are_numbers():
+    numbers = {"lr": np.float32(1e-3), "weight_decay": np.float64(0.1), "betas": (np.float32(0.5), np.float32(0.9))}
+    optimizer = Celo2(small_model(), theta=THETA, **numbers)
+    for group in optimizer.param_groups:
+        assert type(group["lr"]) is float
+        assert group["lr"] == pytest.approx(1e-3)
+        assert group["betas"] == pytest.approx((0.5, 0.9))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    torch.load(file, weights_only=True)
 
 
 def test_module_groups_and_tensor_groups_mix():
@@ -600,6 +666,10 @@ def test_groups_added_later_are_routed():
         (lambda: Celo2(nn.Linear(2, 2), theta="celo3"), "unknown theta 'celo3'"),
         (lambda: Celo2([torch.ones(2, 2, dtype=torch.complex64)], theta=THETA), "is complex; optimize torch.view_as_real"),
         (lambda: Celo2([torch.ones(2, 2, dtype=torch.int32)], theta=THETA), "is of torch.int32; only torch.float16"),
+        (lambda: Celo2([torch.ones(2, 2).to(torch.float8_e4m3fn)], theta=THETA), "is of torch.float8_e4m3fn; only"),
+        (lambda: Celo2(nn.LazyLinear(2), theta=THETA), "weight has no shape yet (a lazy module); run the model once"),
+        (lambda: Celo2(nn.LazyLinear(2).parameters(), theta=THETA), "tensor 0 of group 0 has no shape yet"),
+        (lambda: Celo2(nn.LazyLinear(2).named_parameters(), theta=THETA), "weight has no shape yet"),
         (lambda: Celo2(["weight"], theta=THETA), "cannot optimize a str"),
         (lambda: Celo2([{"params": [torch.ones(2, 2)], "rule": "sgd"}], theta=THETA), "unknown rule 'sgd'"),
         (lambda: Celo2([{"params": [torch.ones(4, 2)], "split_sizes": (3, 3)}], theta=THETA), "do not add up to 4"),
@@ -656,6 +726,18 @@ def test_in_backward_refuses_sparse_gradients_and_moves_what_was_thawed_later():
     optimizer.step()
     assert not torch.equal(model[2].weight, before)
     assert model[2].weight.grad is None
+
+
+@pytest.mark.parametrize("unscale", [False, True])
+def test_in_backward_with_a_grad_scaler_is_refused(unscale):
+    model = small_model()
+    optimizer = Celo2(model, theta=THETA, in_backward=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler.scale(nn.functional.cross_entropy(model(torch.zeros(4, 3, dtype=torch.long)), torch.arange(4))).backward()
+    if unscale:
+        scaler.unscale_(optimizer)
+    with pytest.raises(InputError, match=r"GradScaler has not unscaled yet; leave in_backward out, or use bfloat16"):
+        scaler.step(optimizer)
 
 
 def test_a_copy_of_an_optimizer_that_steps_in_backward_does_so_too():
@@ -728,3 +810,24 @@ def test_keys_of_other_optimizers_in_a_group_are_tolerated():
     optimizer = Celo2([{"params": model, "fused": True, "foreach": None, "lr_scale": 0.5}], theta=THETA)
     train(model, optimizer, 1)
     assert all(group["fused"] is True for group in optimizer.param_groups)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # its package still uses TorchScript
+def test_zero_redundancy_optimizer_is_refused(tmp_path):
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        with pytest.raises(InputError, match=r"ZeroRedundancyOptimizer cannot hold Celo2.*use torch.distributed.fsdp"):
+            ZeroRedundancyOptimizer(small_model().parameters(), Celo2, lr=1e-3)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_parameter_that_was_reshaped_after_the_optimizer_was_made_is_refused():
+    model = nn.Linear(4, 3)
+    optimizer = Celo2(model, theta=THETA)
+    model.weight.data = torch.zeros(12)
+    model.weight.grad = torch.zeros(12)
+    with pytest.raises(InputError, match=r"weight had shape \(3, 4\) when the optimizer was made and has \(12,\) now"):
+        optimizer.step()
