@@ -68,8 +68,9 @@ def naive_unroll(
 
     def step(carry: Any, key: jax.Array) -> Any:
         params, statistics = carry
-        batch = family.batch(jax.random.split(key)[0], trajectory.task)
-        loss, grads = jax.value_and_grad(family.loss)(params, trajectory.task, batch)
+        batch_key = jax.random.split(key)[0]
+        value_and_grad = jax.value_and_grad(family.loss, has_aux=True)
+        (loss, _), grads = value_and_grad(params, (), trajectory.task, batch_key)
         new_params, new_statistics = {}, {}
         for name, p in params.items():
             if p.ndim < 2:

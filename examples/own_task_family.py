@@ -15,7 +15,7 @@ from celo2.meta.config import MetaConfig
 from celo2.meta.estimators import Unrolled
 from celo2.meta.inner import InnerLoop
 from celo2.meta.outer import run
-from celo2.tasks.base import Params, lecun
+from celo2.tasks.base import Metrics, ModelState, Params, lecun
 
 
 @jax.tree_util.register_dataclass
@@ -30,23 +30,29 @@ class Sines:
         frequency = jax.random.choice(index_key, self.frequencies)
         return jnp.stack([frequency, jax.random.uniform(phase_key, maxval=2 * jnp.pi)])
 
-    def init(self, key: jax.Array, task: jax.Array) -> Params:
+    def init(self, key: jax.Array, task: jax.Array) -> tuple[Params, ModelState]:
         keys = jax.random.split(key, 3)
-        params = {"w0": lecun(keys[0], (1, 32)), "w1": lecun(keys[1], (32, 32)), "w2": lecun(keys[2], (32, 1))}
-        return params | {f"b{i}": jnp.zeros(n) for i, n in enumerate((32, 32, 1))}
+        params = {}
+        for i, shape in enumerate([(1, 32), (32, 32), (32, 1)]):
+            params[f"w{i}"] = lecun(keys[i], shape)
+            params[f"b{i}"] = jnp.zeros(shape[1])
+        return params, ()  # no model state
 
-    def batch(self, key: jax.Array, task: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss(
+        self, params: Params, state: ModelState, task: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, ModelState]:
         x = jax.random.uniform(key, (64, 1), minval=-3, maxval=3)
-        return x, jnp.sin(task[0] * x + task[1])
-
-    def held_out(self, key: jax.Array, task: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self.batch(key, task)  # there is no end of points on a sine
-
-    def loss(self, params: Params, task: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-        h, y = batch
+        h = x
         for i in range(2):
             h = jnp.tanh(h @ params[f"w{i}"] + params[f"b{i}"])
-        return jnp.mean(jnp.square(h @ params["w2"] + params["b2"] - y))
+        error = h @ params["w2"] + params["b2"] - jnp.sin(task[0] * x + task[1])
+        return jnp.mean(jnp.square(error)), state
+
+    def evaluate(
+        self, params: Params, state: ModelState, task: jax.Array, key: jax.Array
+    ) -> Metrics:
+        # There is no end of points on a sine, so other draws of them are held out.
+        return {"loss": self.loss(params, state, task, key)[0]}
 
 
 def main() -> None:

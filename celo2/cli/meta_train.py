@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import celo2
-from celo2.data.images import LabelledSet
-from celo2.data.small import small_sets
+from celo2.data.images import LabeledSet
 from celo2.errors import InputError
 from celo2.meta.checkpoint import settings, theta_of
 from celo2.meta.config import MetaConfig
 from celo2.meta.families import task_families
 from celo2.meta.outer import Metrics, run
+from celo2.tasks.registry import small_sets
 from celo2.theta import Theta, load_theta
 
 Log = Callable[[Metrics], None]
@@ -96,7 +96,7 @@ def tensorboard(directory: Path) -> Iterator[Log]:
         writer.close()
 
 
-def _provenance(config: MetaConfig, sets: list[LabelledSet], seconds: float) -> dict[str, Any]:
+def _provenance(config: MetaConfig, sets: list[LabeledSet], seconds: float) -> dict[str, Any]:
     """What the theta file says of its making."""
     return {
         "config": settings(config),

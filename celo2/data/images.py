@@ -15,8 +15,6 @@ from celo2.data.formats import cifar_binary, cifar_rows, idx, svhn_mat
 from celo2.data.packages import Package, present, unpacked
 from celo2.errors import InputError
 
-CLASSES = 10
-
 
 class Images(NamedTuple):
     """uint8 images (n, height, width, channels) and labels (n,) in 0..9."""
@@ -25,12 +23,14 @@ class Images(NamedTuple):
     labels: np.ndarray
 
 
-class LabelledSet(NamedTuple):
-    """Flat images (n, pixels), uint8 or float32 in [0, 1], and their labels (n,), as task families take them."""
+class LabeledSet(NamedTuple):
+    """Flat images (n, pixels), uint8 or float32 in [0, 1], and labels (n,), for task families."""
 
     name: str
     images: np.ndarray
     labels: np.ndarray
+    classes: int
+    """Labels are 0..classes - 1."""
 
 
 class Dataset(NamedTuple):
@@ -39,6 +39,17 @@ class Dataset(NamedTuple):
     name: str
     train: Images
     held_out: Images
+    classes: int
+
+    def flat(self) -> tuple[LabeledSet, LabeledSet]:
+        """Return the images to train on and those held out, each image as one row."""
+        parts = (self.train, self.held_out)
+        rows = [part.images.reshape(len(part.images), -1) for part in parts]
+        first, second = (
+            LabeledSet(self.name, images, part.labels, self.classes)
+            for images, part in zip(rows, parts, strict=True)
+        )
+        return first, second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Source:
 
     package: Package | None
     """None: only from a path of the user's."""
+    classes: int
     inside: str
     """Where the files lie in the package."""
     read: Callable[[Path], tuple[Images, Images]]
@@ -116,6 +128,7 @@ SOURCES = {
             "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
             "no licence of its own",
         ),
+        10,
         "package/data",
         _idx_folder,
         (
@@ -128,6 +141,7 @@ SOURCES = {
     ),
     "fashion-mnist": Source(
         Package("debian", "dataset-fashion-mnist", "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0", "MIT"),
+        10,
         "usr/share/datasets/fashion-mnist",
         _idx_folder,
         (),
@@ -140,6 +154,7 @@ SOURCES = {
             "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
             "cite Krizhevsky 2009",
         ),
+        10,
         "package",
         _cifar_folder,
         (
@@ -152,7 +167,7 @@ SOURCES = {
         ),
         _cifar_parts,
     ),
-    "svhn": Source(None, "", _svhn_folder, (), lambda folder: []),
+    "svhn": Source(None, 10, "", _svhn_folder, (), lambda folder: []),
 }
 """MNIST's and CIFAR-10's md5 are those of the sets as published. SVHN comes from no registry."""
 
@@ -164,12 +179,12 @@ def load(name: str, path: Path | None = None) -> Dataset:
         InputError: unknown name, a folder without the files, or what `packages.unpacked` raises.
     """
     source = _source(name)
-    dataset = Dataset(name, *source.read(path or _folder(name, source)))
+    dataset = Dataset(name, *source.read(path or _folder(name, source)), source.classes)
     for part in (dataset.train, dataset.held_out):
-        if part.images.ndim != 4 or len(part.images) != len(part.labels) or part.labels.max(initial=0) >= CLASSES:
+        if part.images.ndim != 4 or len(part.images) != len(part.labels) or part.labels.max(initial=0) >= source.classes:
             raise InputError(
                 f"{name} has images {part.images.shape} and labels {part.labels.shape} up to {part.labels.max(initial=0)}; "
-                f"there must be as many labels as images, and {CLASSES} classes"
+                f"there must be as many labels as images, and {source.classes} classes"
             )
     return dataset
 

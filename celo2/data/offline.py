@@ -17,15 +17,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits
 
-from celo2.data.images import CLASSES, LabelledSet
+from celo2.data.images import LabeledSet
 from celo2.data.photos import photos
+from celo2.data.resize import SIZE
 
-SIZE = 8
+CLASSES = 10
 FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Bold",
          "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic")  # fmt: skip
 
 
-def offline_sets(seed: int = 0, count: int = 8192) -> list[LabelledSet]:
+def offline_sets(seed: int = 0, count: int = 8192) -> list[LabeledSet]:
     """The four sets, in a fixed order; digits has all its images, the others `count` drawn from `seed`. Takes seconds."""
     grey = photos()
     seeds = np.random.SeedSequence(seed).spawn(3)
@@ -34,9 +35,9 @@ def offline_sets(seed: int = 0, count: int = 8192) -> list[LabelledSet]:
     return [_digits(), *drawn]
 
 
-def _digits() -> LabelledSet:
+def _digits() -> LabeledSet:
     images, labels = load_digits(return_X_y=True)
-    return LabelledSet("digits", np.asarray(images / 16, np.float32), np.asarray(labels, np.int32))
+    return LabeledSet("digits", np.asarray(images / 16, np.float32), np.asarray(labels, np.int32), CLASSES)
 
 
 def _patches(rng: np.random.Generator, grey: list[np.ndarray], count: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,12 +52,12 @@ def _patches(rng: np.random.Generator, grey: list[np.ndarray], count: int, scale
     return out, which.astype(np.int32)
 
 
-def _photo_identity(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabelledSet:
+def _photo_identity(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabeledSet:
     patches, which = _patches(rng, grey, count, scale=4)
-    return LabelledSet("photos", patches.reshape(count, -1), which)
+    return LabeledSet("photos", patches.reshape(count, -1), which, CLASSES)
 
 
-def _edges(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabelledSet:
+def _edges(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabeledSet:
     """Patches whose structure tensor has a clear direction, with contrast stretched so that geometry is all there is."""
     kept_images, kept_labels, total = [], [], 0
     while total < count:
@@ -71,10 +72,10 @@ def _edges(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> Labe
         kept_labels.append((angle[clear] / np.pi * CLASSES).astype(np.int32) % CLASSES)
         total += int(clear.sum())
     images = np.concatenate(kept_images)[:count].reshape(count, -1)
-    return LabelledSet("edges", images, np.concatenate(kept_labels)[:count])
+    return LabeledSet("edges", images, np.concatenate(kept_labels)[:count], CLASSES)
 
 
-def _letters(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabelledSet:
+def _letters(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabeledSet:
     """One letter, turned and shifted a little, blended over a patch at a contrast of at least 0.2."""
     canvas = 32
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -92,4 +93,4 @@ def _letters(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> La
     sign = np.where(base.mean((1, 2), keepdims=True) > 0.5, -1, 1)
     ink = base.mean((1, 2), keepdims=True) + sign * rng.uniform(0.2, 0.5, (count, 1, 1))
     images = np.clip(base + masks * (ink - base), 0, 1).astype(np.float32)
-    return LabelledSet("letters", images.reshape(count, -1), labels)
+    return LabeledSet("letters", images.reshape(count, -1), labels, CLASSES)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from celo2.data.images import CLASSES, LabelledSet
+from celo2.data.images import LabeledSet
 from celo2.data.packages import Package, cache, unpacked
 from celo2.data.photos import photos
 
@@ -31,6 +31,7 @@ FONTS = tuple(
 )
 COUNT, CHUNK = 20_000, 1_000
 SEED = 0
+CLASSES = 10
 CANVAS, IMAGE, KEPT = 48, 32, 8
 """Pixels a side: drawn at, reduced to, and kept at."""
 TINT = (0.0, 1.5, 9.0)
@@ -43,7 +44,7 @@ class Digits(NamedTuple):
     labels: np.ndarray
 
 
-def street_digits(colour: bool = False) -> LabelledSet:
+def street_digits(colour: bool = False) -> LabeledSet:
     """20,000 digits, float32 (n, 64), or (n, 192) in colour, in [0, 1]; made at the first call and kept in the cache.
 
     Raises:
@@ -54,7 +55,7 @@ def street_digits(colour: bool = False) -> LabelledSet:
     images = np.concatenate([np.load(path)["images"] for path in _chunks()])
     labels = np.concatenate([np.load(path)["labels"] for path in _chunks()])
     shown = images.astype(np.float32) if colour else images.mean(-1, dtype=np.float32)
-    return LabelledSet("street digits", shown.reshape(len(images), -1) / 255, labels)
+    return LabeledSet("street digits", shown.reshape(len(images), -1) / 255, labels, CLASSES)
 
 
 def make() -> Iterator[int]:

@@ -15,6 +15,8 @@ from celo2.rule.spec import Spec
 from celo2.tasks.base import TaskFamily
 from celo2.theta import Theta
 
+HELD_OUT_BATCHES = 32
+
 
 def train(problem: Problem, optimizer: str, settings: Settings, seed: int, theta: Theta | None = None) -> dict[str, float]:
     """Train from the seed's weights on the seed's batches, the same for all optimizers.
@@ -26,9 +28,7 @@ def train(problem: Problem, optimizer: str, settings: Settings, seed: int, theta
     spec = theta.spec if theta else None
     weights = Weights(*map(jnp.asarray, theta.weights)) if theta else None
     arguments = {name: jnp.float32(value) for name, value in settings.items()}
-    values = _run(
-        optimizer, spec, problem.steps, problem.train, problem.held_out_batches(), arguments, weights, jax.random.key(seed)
-    )
+    values = _run(optimizer, spec, problem.steps, problem.family, arguments, weights, jax.random.key(seed))
     return {name: float(value) for name, value in values.items()}
 
 
@@ -38,7 +38,6 @@ def _run(
     spec: Spec | None,
     steps: int,
     family: TaskFamily,
-    held_out: Any,
     settings: Any,
     weights: Weights | None,
     key: jax.Array,
@@ -47,15 +46,23 @@ def _run(
     transform = TUNED[optimizer].build(settings, steps, Theta.random(0, spec) if spec else None)
     task_key, params_key, batch_key = jax.random.split(key, 3)
     task = family.sample(task_key)
-    params = family.init(params_key, task)
+    params, model_state = family.init(params_key, task)
     extra = {"weights": weights} if weights is not None else {}
 
-    def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
-        params, state = carry
-        loss, grads = jax.value_and_grad(family.loss)(params, task, family.batch(key, task))
+    def step(carry: tuple[Any, Any, Any], key: jax.Array) -> tuple[tuple[Any, Any, Any], jax.Array]:
+        params, model_state, state = carry
+        value_and_grad = jax.value_and_grad(family.loss, has_aux=True)
+        (loss, model_state), grads = value_and_grad(params, model_state, task, key)
         updates, state = transform.update(grads, state, params, **extra)
-        return (jax.tree.map(jnp.add, params, updates), state), loss
+        return (jax.tree.map(jnp.add, params, updates), model_state, state), loss
 
-    (params, _), losses = jax.lax.scan(step, (params, transform.init(params)), jax.random.split(batch_key, steps))
-    final = jax.lax.map(lambda batch: family.loss(params, task, batch), held_out).mean()
+    first = (params, model_state, transform.init(params))
+    (params, model_state, _), losses = jax.lax.scan(step, first, jax.random.split(batch_key, steps))
+
+    def held_out(key: jax.Array) -> jax.Array:
+        return family.evaluate(params, model_state, task, key)["loss"]
+
+    # The same held-out batches for every run.
+    keys = jax.random.split(jax.random.key(2**31 - 1), HELD_OUT_BATCHES)
+    final = jax.lax.map(held_out, keys).mean()
     return {"loss": final, "train_loss": losses[-(steps // 10) :].mean()}

@@ -15,7 +15,7 @@ from celo2.parameters.routing import ADAMW, by_names_and_shapes
 from celo2.parameters.views import MatrixAxes, matrix_views
 from celo2.rule.spec import Spec
 from celo2.schedule import warmup_cosine
-from celo2.tasks.base import Params, TaskFamily
+from celo2.tasks.base import ModelState, Params, TaskFamily
 
 ADAM_DECAYS = (0.9, 0.95)
 ADAM_EPSILON = 1e-8
@@ -63,6 +63,7 @@ class Trajectory(NamedTuple):
 
     task: Any
     params: Params
+    model_state: ModelState
     statistics: dict[str, rule.Accumulators | Adam]
     step: jax.Array
     horizon: jax.Array
@@ -86,14 +87,15 @@ def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
     """A fresh network on a task drawn from the family."""
     task_key, params_key, horizon_key, rate_key = jax.random.split(key, 4)
     task = family.sample(task_key)
-    params = family.init(params_key, task)
+    params, model_state = family.init(params_key, task)
     statistics = _statistics(loop, params)
     if loop.horizon_distribution == "uniform":
         horizon = jax.random.randint(horizon_key, (), loop.horizon[0], loop.horizon[1] + 1)
     else:
         horizon = jnp.round(_log_uniform(horizon_key, loop.horizon)).astype(jnp.int32)
     rate = _log_uniform(rate_key, loop.learning_rate)
-    return Trajectory(task, params, statistics, jnp.zeros((), jnp.int32), horizon, rate)
+    step = jnp.zeros((), jnp.int32)
+    return Trajectory(task, params, model_state, statistics, step, horizon, rate)
 
 
 def _log_uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
@@ -178,15 +180,19 @@ def unroll(
         ended = ended | ends
         task, params = trajectory.task, trajectory.params
         batch_key, held_out_key = jax.random.split(key)
-        loss, grads = jax.value_and_grad(family.loss)(params, task, family.batch(batch_key, task))
+        (loss, model_state), grads = jax.value_and_grad(family.loss, has_aux=True)(
+            params, trajectory.model_state, task, batch_key
+        )
         if loop.held_out:
-            loss = family.loss(params, task, family.held_out(held_out_key, task))
+            loss = family.evaluate(params, trajectory.model_state, task, held_out_key)["loss"]
         steps, statistics = directions(loop, theta, params, trajectory.statistics, grads)
         distance = unlike_muon(loop, params, steps, statistics, grads) if imitate else jnp.zeros(())
         progress = (trajectory.step + 0.5) / trajectory.horizon
         rate = trajectory.learning_rate * (warmup_cosine(progress) if loop.cosine else 1.0)
         params = jax.tree.map(lambda p, step: p - rate * step, params, steps)
-        after = trajectory._replace(params=params, statistics=statistics, step=trajectory.step + 1)
+        after = trajectory._replace(
+            params=params, model_state=model_state, statistics=statistics, step=trajectory.step + 1
+        )
         weight = 2 * progress if loop.weighting == "linear" else jnp.ones(())
         return (after, ended), Steps(clipped(loop, loss), weight, ended, distance)
 

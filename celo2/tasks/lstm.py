@@ -8,40 +8,42 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo2.tasks.base import Params, lecun
-from celo2.tasks.byte_text import BYTES, OnBytes
+from celo2.tasks.base import Params, Supervised, lecun
+from celo2.tasks.text_sets import BYTES
+
+GATES = ("input", "forget", "cell", "output")
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ByteLSTM(OnBytes):
-    """Embedding, one layer with a forget bias of 1, a linear head. One task; loss in nats a byte."""
+class ByteLSTM(Supervised):
+    """Embedding, one layer with a forget bias of 1, a linear head; loss in nats per byte."""
 
     embedding_width: int = dataclasses.field(default=64, metadata={"static": True})
     width: int = dataclasses.field(default=96, metadata={"static": True})
-    context: int = dataclasses.field(default=32, metadata={"static": True})
-    batch_size: int = dataclasses.field(default=32, metadata={"static": True})
 
-    def init(self, key: jax.Array, task: jax.Array) -> Params:
+    def init_params(self, key: jax.Array) -> Params:
         keys = jax.random.split(key, 10)
         params = {
             "token_embedding": jax.random.normal(keys[0], (BYTES, self.embedding_width)),
             "head.w": lecun(keys[1], (self.width, BYTES)),
             "head.b": jnp.zeros(BYTES),
         }
-        for i, gate in enumerate(("input", "forget", "cell", "output")):
+        for i, gate in enumerate(GATES):
             params[f"lstm.{gate}_x"] = lecun(keys[2 + i], (self.embedding_width, self.width))
             params[f"lstm.{gate}_h"] = lecun(keys[6 + i], (self.width, self.width))
             params[f"lstm.{gate}_b"] = jnp.full(self.width, float(gate == "forget"))
         return params
 
-    def loss(self, params: Params, task: jax.Array, batch: jax.Array) -> jax.Array:
-        gates = ("input", "forget", "cell", "output")
-        x, h, b = (jnp.concatenate([params[f"lstm.{gate}_{kind}"] for gate in gates], -1) for kind in "xhb")
-        inputs = params["token_embedding"][batch[:, :-1]] @ x + b  # of all steps at once
+    def batch_loss(self, params: Params, batch: jax.Array) -> jax.Array:
+        x, h, b = (self._concatenated(params, kind) for kind in "xhb")
+        # The input products of all time steps are one product, outside the recurrence.
+        inputs = params["token_embedding"][batch[:, :-1]] @ x + b
         zero = jnp.zeros((len(batch), self.width))
 
-        def step(carry: tuple[jax.Array, jax.Array], inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        def step(
+            carry: tuple[jax.Array, jax.Array], inputs: jax.Array
+        ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
             output, cell = carry
             i, f, g, o = jnp.split(inputs + output @ h, 4, -1)
             cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -51,3 +53,7 @@ class ByteLSTM(OnBytes):
         _, outputs = jax.lax.scan(step, (zero, zero), inputs.swapaxes(0, 1))
         logits = outputs.swapaxes(0, 1) @ params["head.w"] + params["head.b"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()
+
+    def _concatenated(self, params: Params, kind: str) -> jax.Array:
+        """Join the weights of one kind, "x", "h" or "b", of all gates along the output."""
+        return jnp.concatenate([params[f"lstm.{gate}_{kind}"] for gate in GATES], -1)

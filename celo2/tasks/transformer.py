@@ -8,26 +8,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo2.tasks.base import Params, lecun
-from celo2.tasks.byte_text import BYTES, OnBytes
+from celo2.tasks.base import Params, Supervised, lecun
+from celo2.tasks.text_sets import BYTES
 
 HEAD_WIDTH = 32
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ByteTransformer(OnBytes):
-    """Pre-norm blocks of causal attention and a GELU MLP, learned positions, an untied head. One task; loss in nats a byte."""
+class ByteTransformer(Supervised):
+    """Pre-norm blocks of causal attention and a GELU MLP; loss in nats per byte.
+
+    Positions are learned and the head is not tied to the embedding.
+    """
 
     width: int = dataclasses.field(default=64, metadata={"static": True})
     depth: int = dataclasses.field(default=2, metadata={"static": True})
 
-    def init(self, key: jax.Array, task: jax.Array) -> Params:
+    def init_params(self, key: jax.Array) -> Params:
         d = self.width
         keys = iter(jax.random.split(key, 3 + 6 * self.depth))
         params = {
             "token_embedding": 0.02 * jax.random.normal(next(keys), (BYTES, d)),
-            "position_embedding": 0.02 * jax.random.normal(next(keys), (self.context, d)),
+            "position_embedding": 0.02 * jax.random.normal(next(keys), (self.data.context, d)),
             "head.w": lecun(next(keys), (d, BYTES)),
             "norm": jnp.ones(d),
         }
@@ -39,11 +42,11 @@ class ByteTransformer(OnBytes):
             params |= {f"blocks.{i}.norm{j}": jnp.ones(d) for j in (1, 2)}
         return params
 
-    def loss(self, params: Params, task: jax.Array, batch: jax.Array) -> jax.Array:
+    def batch_loss(self, params: Params, batch: jax.Array) -> jax.Array:
         tokens, targets = batch[:, :-1], batch[:, 1:]
         h = params["token_embedding"][tokens] + params["position_embedding"]
         for i in range(self.depth):
-            block = {name.rpartition(".")[2]: p for name, p in params.items() if name.startswith(f"blocks.{i}.")}
+            block = _block(params, i)
             h = h + self._attention(block, _rms_norm(h) * block["norm1"])
             h = h + jax.nn.gelu(_rms_norm(h) * block["norm2"] @ block["up"]) @ block["down"]
         logits = _rms_norm(h) * params["norm"] @ params["head.w"]
@@ -52,7 +55,14 @@ class ByteTransformer(OnBytes):
     def _attention(self, block: Params, h: jax.Array) -> jax.Array:
         heads = (*h.shape[:-1], self.width // HEAD_WIDTH, HEAD_WIDTH)
         q, k, v = ((h @ block[name]).reshape(heads) for name in ("query", "key", "value"))
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(h.shape) @ block["out"]
+        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return mixed.reshape(h.shape) @ block["out"]
+
+
+def _block(params: Params, index: int) -> Params:
+    """Select the parameters of one block, by the last part of their names."""
+    prefix = f"blocks.{index}."
+    return {name.removeprefix(prefix): p for name, p in params.items() if name.startswith(prefix)}
 
 
 def _rms_norm(x: jax.Array) -> jax.Array:

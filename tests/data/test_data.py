@@ -15,7 +15,8 @@ from celo2.data.formats import cifar_binary, idx, svhn_mat
 from celo2.data.images import SOURCES, check, load
 from celo2.data.packages import Package, unpacked
 from celo2.data.photos import photos
-from celo2.data.small import shrunk, small_sets
+from celo2.data.resize import resize
+from celo2.tasks.registry import small_sets
 
 RNG = np.random.default_rng(0)
 
@@ -150,9 +151,9 @@ def test_shrinking_is_bilinear_without_antialiasing(length):
     images = bytes_of((3, length, length, 3))
     images[0] = 255 * (np.indices((length, length)).sum(0) % 2)[..., None]
     expected = jax.image.resize(images / np.float32(255), (3, 8, 8, 3), "bilinear", antialias=False)
-    np.testing.assert_allclose(shrunk(images, colour=True), expected.reshape(3, -1), atol=1e-5)
-    np.testing.assert_allclose(shrunk(images), expected.mean(-1).reshape(3, -1), atol=1e-5)
-    assert shrunk(images[..., :1], colour=True).shape == (3, 192)
+    np.testing.assert_allclose(resize(images, color=True), expected.reshape(3, -1), atol=1e-5)
+    np.testing.assert_allclose(resize(images), expected.mean(-1).reshape(3, -1), atol=1e-5)
+    assert resize(images[..., :1], color=True).shape == (3, 192)
 
 
 def test_a_path_for_a_set_that_is_not_used_is_refused(tmp_path):

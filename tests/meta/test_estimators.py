@@ -1,5 +1,6 @@
 """Protects the meta-gradient: unrolled gradients against finite differences, PES against its definition and the truth."""
 
+import dataclasses
 import functools
 
 import jax
@@ -16,7 +17,7 @@ from celo2.meta.estimators import ES, PES, Unrolled
 from celo2.rule import Weights
 from celo2.theta import Theta
 from tests.cases import THETA
-from tests.families import Fixed, Quadratic
+from tests.families import Bandit, BatchNorm, Fixed, Quadratic
 
 FAMILY = Quadratic()
 LOOP = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(20, 60))
@@ -85,8 +86,10 @@ def test_a_trajectory_whose_gradient_is_not_finite_is_left_out_and_counted():
     """sqrt at 0 has a finite loss and an infinite derivative."""
 
     class Cusp(Quadratic):
-        def loss(self, params, task, batch):
-            return super().loss(params, task, batch) + jnp.sqrt(jnp.where(task[0, 0] > 0, 0.0, 1.0) * params["w"][0, 0] ** 2)
+        def loss(self, params, state, task, key):
+            loss, state = super().loss(params, state, task, key)
+            cusp = jnp.sqrt(jnp.where(task[0, 0] > 0, 0.0, 1.0) * params["w"][0, 0] ** 2)
+            return loss + cusp, state
 
     jax.tree_util.register_dataclass(Cusp, ["targets"], [])
     estimator = Unrolled(16, 5)
@@ -257,3 +260,38 @@ def test_the_weight_of_imitation_goes_from_the_first_to_the_last():
     plain, full = gradient((0.0, 0.0), 0.0), gradient((2.0, 1.0), 0.0)
     np.testing.assert_allclose(gradient((2.0, 1.0), 1.0), (plain + full) / 2, rtol=1e-3, atol=1e-5 * np.abs(full).max())
     assert np.abs(full - plain).max() > 1e-3 * np.abs(plain).max()
+
+
+@pytest.mark.parametrize("family", [BatchNorm(), Bandit()])
+def test_model_state_is_carried_through_an_unroll_and_reset_with_the_trajectory(family):
+    """Against steps by hand: the unroll ends one trajectory and begins the next after three of its five steps."""
+    old, fresh = (inner.start(LOOP, family, jax.random.key(seed)) for seed in (0, 7))
+    keys = jax.random.split(jax.random.key(1), 5)
+    steps, after = inner.unroll(LOOP, family, WEIGHTS, old._replace(step=old.horizon - 3), fresh, keys)
+    for trajectory, these, losses in ((old, keys[:3], steps.loss[:3]), (fresh, keys[3:], steps.loss[3:])):
+        params, state, statistics = trajectory.params, trajectory.model_state, trajectory.statistics
+        for key, found in zip(these, losses, strict=True):
+            batch_key = jax.random.split(key)[0]
+            value_and_grad = jax.value_and_grad(family.loss, has_aux=True)
+            (loss, state), grads = value_and_grad(params, state, trajectory.task, batch_key)
+            np.testing.assert_allclose(found, inner.clipped(LOOP, loss), rtol=1e-4, atol=1e-6)
+            moves, statistics = inner.directions(LOOP, WEIGHTS, params, statistics, grads)
+            rate = trajectory.learning_rate
+            params = jax.tree.map(lambda p, move, rate=rate: p - rate * move, params, moves)
+    for a, b in zip(jax.tree.leaves(after.model_state), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+    assert jax.tree.leaves(state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("estimator", "family", "held_out"),
+    [(Unrolled(2, 5), BatchNorm(), True), (PES(2, 5), Bandit(), False)],
+)
+def test_the_meta_gradient_exists_for_families_with_model_state(estimator, family, held_out):
+    """Through an evaluation that reads the state, and from losses of batches that the policy draws."""
+    loop = dataclasses.replace(LOOP, held_out=held_out)
+    state = estimator.begin(loop, family, WEIGHTS, jax.random.key(0))
+    out = jax.jit(lambda state: estimator.estimate(loop, family, WEIGHTS, state, jax.random.key(1)))(state)
+    assert np.isfinite(flat(out.gradient)).all()
+    assert np.abs(flat(out.gradient)).max() > 0

@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from celo2.data.images import LabelledSet
+from celo2.data.images import LabeledSet
 from celo2.data.offline import offline_sets
-from celo2.meta.families import FAMILIES
 from celo2.tasks.conv import _patches
 from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.mlp import ImageMLP
+from celo2.tasks.registry import SMALL, small_family
 from celo2.tasks.reparametrize import Reparametrize
+from tests.families import Bandit, BatchNorm
 
 COUNT = 600
 
@@ -65,11 +66,12 @@ def test_reparametrisation_keeps_the_function(sets, alpha, granularity):
     family = Reparametrize(plain, alpha, alpha, granularity)
     key, batch_key = jax.random.split(jax.random.key(0))
     task = family.sample(key)
-    batch = family.batch(batch_key, task)
-    params = family.init(key, task)
-    expected = plain.loss(plain.init(key, task[0]), task[0], batch)
-    np.testing.assert_allclose(family.loss(params, task, batch), expected, rtol=1e-4)
-    np.testing.assert_allclose(params["w0"] * alpha, plain.init(key, task[0])["w0"], rtol=1e-4)
+    params, state = family.init(key, task)
+    unscaled, _ = plain.init(key, task[0])
+    expected, _ = plain.loss(unscaled, state, task[0], batch_key)
+    loss, _ = family.loss(params, state, task, batch_key)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    np.testing.assert_allclose(params["w0"] * alpha, unscaled["w0"], rtol=1e-4)
 
 
 def test_alphas_are_drawn_for_the_network_the_tensor_or_the_entry(sets):
@@ -85,7 +87,7 @@ def test_alphas_are_drawn_for_the_network_the_tensor_or_the_entry(sets):
 
 def test_the_network_has_the_published_size(sets):
     family = ImageMLP(ImageSets.of(sets))
-    params = family.init(jax.random.key(0), family.sample(jax.random.key(1)))
+    params, _ = family.init(jax.random.key(0), family.sample(jax.random.key(1)))
     assert sum(p.size for p in params.values()) == 2410
 
 
@@ -104,7 +106,7 @@ def counted():
     """Images that say their own number in pixel 0, and nothing in the other 63."""
     images = np.zeros((400, 64), np.float32)
     images[:, 0] = np.arange(400) / 400
-    return [LabelledSet("counted", images, np.arange(400) % 10)]
+    return [LabeledSet("counted", images, np.arange(400) % 10, 10)]
 
 
 def numbers(batch):
@@ -114,14 +116,14 @@ def numbers(batch):
 def test_a_split_trains_on_its_window_and_holds_out_the_rest(counted):
     data = ImageSets.of(counted, batch_size=5000, train_size=100)
     task = data.sample(jax.random.key(4))
-    train, held_out = (numbers(f(jax.random.key(0), task)) for f in (data.batch, data.held_out))
+    train, held_out = (numbers(f(jax.random.key(0), task)) for f in (data.batch, data.held_out_batch))
     assert len(train) == 100
     assert train | held_out == set(range(400))
     assert not train & held_out
     ring = sorted(train)
     assert sum(b - a != 1 for a, b in itertools.pairwise(ring)) <= 1, "a window of a ring"
     everything = ImageSets.of(counted, batch_size=5000)
-    assert len(numbers(everything.held_out(jax.random.key(0), everything.sample(jax.random.key(4))))) == 400
+    assert len(numbers(everything.held_out_batch(jax.random.key(0), everything.sample(jax.random.key(4))))) == 400
 
 
 def test_rare_inputs_are_shown_as_often_as_the_task_says(counted):
@@ -136,14 +138,15 @@ def test_rare_inputs_are_shown_as_often_as_the_task_says(counted):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("family", ["mlp", "deep-mlp", "autoencoder", "conv"])
+@pytest.mark.parametrize("family", SMALL)
 def test_every_family_learns_by_plain_gradient_descent(sets, family, channels):
     """What all of them promise: a finite loss with a gradient that lowers it, on images in grey and in colour."""
-    made = FAMILIES[family](ImageSets.of([s._replace(images=np.repeat(s.images, channels, 1)) for s in sets]))
+    colored = [s._replace(images=np.repeat(s.images, channels, 1)) for s in sets]
+    made = small_family(family, ImageSets.of(colored))
     key = jax.random.key(0)
     task = made.sample(key)
-    params, batch = made.init(key, task), made.batch(key, task)
-    loss = jax.jit(jax.value_and_grad(lambda p: made.loss(p, task, batch)))
+    params, state = made.init(key, task)
+    loss = jax.jit(jax.value_and_grad(lambda p: made.loss(p, state, task, key)[0]))
     first, _ = loss(params)
     for _ in range(30):
         _, grads = loss(params)
@@ -158,3 +161,29 @@ def test_a_convolution_by_patches_is_a_convolution():
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
     expected = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     np.testing.assert_allclose(_patches(x) @ kernel.reshape(27, 5), expected, atol=1e-5)
+
+
+def learned(family, steps=300, learning_rate=0.3):
+    """The loss that `family` evaluates before and after gradient descent, and the model state after it."""
+    key = jax.random.key(0)
+    task = family.sample(key)
+    params, state = family.init(key, task)
+    before = family.evaluate(params, state, task, key)["loss"]
+    loss = jax.jit(jax.value_and_grad(family.loss, has_aux=True))
+    for step_key in jax.random.split(key, steps):
+        (_, state), grads = loss(params, state, task, step_key)
+        params = jax.tree.map(lambda p, g: p - learning_rate * g, params, grads)
+    return before, family.evaluate(params, state, task, key)["loss"], state
+
+
+def test_running_statistics_are_carried_from_step_to_step():
+    """A network is evaluated by the averages over its training; those of a fresh network would be wrong."""
+    before, after, state = learned(BatchNorm(), learning_rate=0.05)
+    assert after < 0.1 * before
+    assert abs(state["mean"]).max() > 0.1
+
+
+def test_batches_may_be_drawn_by_the_policy_that_is_trained():
+    before, after, state = learned(Bandit())
+    assert after < before - 0.1
+    assert state["baseline"] > 0.5
