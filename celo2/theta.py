@@ -1,4 +1,4 @@
-"""Theta, the learned numbers of a rule: shapes, identity, files. NumPy only; a front end makes its own arrays of them."""
+"""Theta, the learned numbers of a rule: identity, files. Needs NumPy only; a front end makes its own arrays."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from celo2 import files
 from celo2.errors import InputError
-from celo2.rule import Weights
-from celo2.rule.spec import Spec
+from celo2.rule import Spec, Weights, shapes
 
-CHANNELS, OUTPUTS = 30, 3
-FORMAT = "celo2-theta-1"
+FORMAT = "celo2-theta-2"
 REFERENCE_W0 = tuple(f"w0__{i}" for i in range(14))
-"""The reference keeps one array a row of its table of features; stacked in order they are w0."""
+"""The authors keep one array per row of the table of features; stacked in order they are w0."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Theta:
-    """The learned numbers of a rule, the constants they were learned with, and where they come from.
+    """The learned numbers of a rule, the constants they were learned with, and their provenance.
 
     Attributes:
-        weights: six float32 NumPy arrays; `w0` (30, hidden), `w1` (hidden, hidden), `w2` (hidden, 3) and their biases.
+        weights: six float32 NumPy arrays; `w0` (channels, hidden), `w1` (hidden, hidden), `w2`
+            (hidden, 3) and their biases.
         spec: the constants of the rule.
         name: what the optimizer's checkpoints and tables call it.
-        provenance: recipe, data, seed, commit, minutes, as recorded by meta-training; empty where nothing is known.
+        provenance: recipe, data, seed, commit and minutes, as recorded by meta-training; empty
+            where nothing is known.
 
     Raises:
-        InputError: an array has the wrong shape, is not of floats, or holds a number that is not finite.
+        InputError: an array has the wrong shape, does not hold floats, or holds a number that is
+            not finite in float32.
     """
 
     weights: Weights
@@ -45,33 +47,48 @@ class Theta:
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field, shape in _shapes(self.spec).items():
-            array = np.asarray(getattr(self.weights, field))
-            if array.shape != shape:
-                raise InputError(f"{field} of theta {self.name!r} has shape {array.shape}, the rule needs {shape}")
-            if array.dtype.kind != "f" or not np.isfinite(array).all():
-                raise InputError(
-                    f"{field} of theta {self.name!r} holds something other than finite floats; do not use this theta"
-                )
-        arrays = (np.array(array, np.float32) for array in self.weights)
-        object.__setattr__(self, "weights", Weights(*arrays))
+        arrays = {}
+        for field, shape in shapes(self.spec).items():
+            arrays[field] = self._checked(field, shape)
+        object.__setattr__(self, "weights", Weights(**arrays))
+
+    def _checked(self, field: str, shape: tuple[int, ...]) -> np.ndarray:
+        array = np.asarray(getattr(self.weights, field))
+        if array.shape != shape:
+            raise InputError(
+                f"{field} of theta {self.name!r} has shape {array.shape}, the rule needs {shape}"
+            )
+        if array.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                single = np.array(array, np.float32)
+            if np.isfinite(single).all():
+                return single
+        raise InputError(
+            f"{field} of theta {self.name!r} holds something other than finite floats; "
+            "do not use this theta"
+        )
 
     @property
     def sha256(self) -> str:
         """Hash of the spec and of all numbers: two thetas are one rule exactly if these agree."""
-        digest = hashlib.sha256(self.spec.to_json().encode())
+        changes = json.dumps(self.spec.changes(), sort_keys=True)
+        digest = hashlib.sha256(changes.encode())
         for array in self.weights:
             digest.update(np.ascontiguousarray(array, "<f4").tobytes())
         return digest.hexdigest()
 
     @property
     def identity(self) -> str:
-        """Name and the start of the hash, as optimizer checkpoints carry it."""
+        """Name and the start of the hash, as optimizer checkpoints store it."""
         return f"{self.name}@{self.sha256[:16]}"
 
     @classmethod
-    def from_reference(cls, mapping: Mapping[str, Any], spec: Spec = Spec(), name: str = "reference") -> Theta:
-        """Theta from the nineteen arrays of the public JAX reference: w0__0 .. w0__13, b0, w1, b1, w2, b2.
+    def from_reference(
+        cls, mapping: Mapping[str, Any], spec: Spec = Spec(), name: str = "reference"
+    ) -> Theta:
+        """Return a theta from the nineteen arrays of the authors' code.
+
+        They are w0__0 .. w0__13, b0, w1, b1, w2, b2.
 
         Raises:
             InputError: an array is absent, is not one of the nineteen, or does not fit.
@@ -79,32 +96,33 @@ class Theta:
         wanted = {*REFERENCE_W0, "b0", "w1", "b1", "w2", "b2"}
         if wanted != set(mapping):
             odd = sorted(wanted.symmetric_difference(mapping))
-            raise InputError(f"the reference's theta has nineteen arrays; missing or unknown here: {odd}")
+            raise InputError(
+                f"the authors' theta has nineteen arrays; missing or unknown here: {odd}"
+            )
         rows = [np.asarray(mapping[key]) for key in REFERENCE_W0]
         if any(row.ndim != 2 or row.shape[1] != spec.hidden for row in rows):
             raise InputError(
-                f"w0__0 .. w0__13 have shapes {[row.shape for row in rows]}; each must be (channels, {spec.hidden})"
+                f"w0__0 .. w0__13 have shapes {[row.shape for row in rows]}; "
+                f"each must be (channels, {spec.hidden})"
             )
-        rest = (np.asarray(mapping[key]) for key in ("b0", "w1", "b1", "w2", "b2"))
+        rest = [np.asarray(mapping[key]) for key in ("b0", "w1", "b1", "w2", "b2")]
         return cls(Weights(np.concatenate(rows), *rest), spec, name)
 
     @classmethod
     def random(cls, seed: int, spec: Spec = Spec(), name: str = "random") -> Theta:
-        """Theta as meta-training starts: truncated normal of deviation 1/sqrt(fan_in), biases 0 (as published)."""
+        """Return a theta as meta-training starts in the paper.
+
+        Weights are truncated normal with standard deviation 1/sqrt(fan_in), biases 0.
+        """
         generator = np.random.default_rng(seed)
-
-        def draw(shape: tuple[int, ...]) -> np.ndarray:
-            if len(shape) == 1:
-                return np.zeros(shape, np.float32)
-            x = generator.standard_normal(shape)
-            while (outside := np.abs(x) > 2).any():
-                x[outside] = generator.standard_normal(int(outside.sum()))
-            return (x / np.sqrt(shape[0])).astype(np.float32)
-
-        return cls(Weights(**{field: draw(shape) for field, shape in _shapes(spec).items()}), spec, name)
+        arrays = {field: _drawn(generator, shape) for field, shape in shapes(spec).items()}
+        return cls(Weights(**arrays), spec, name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file: six arrays; spec, provenance, name and hash in its header. Replaces `path` at once."""
+        """Write a safetensors file: six arrays; spec, provenance, name and hash in its header.
+
+        The file is replaced at once, never half-written.
+        """
         metadata = {
             "format": FORMAT,
             "name": self.name,
@@ -112,59 +130,90 @@ class Theta:
             "provenance": json.dumps(dict(self.provenance), sort_keys=True),
         }
         metadata["checksum"] = _checksum(metadata, self.weights)
-        path = Path(path)
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(save(self.weights._asdict(), metadata))
-        os.replace(temporary, path)
+        files.write(path, save(self.weights._asdict(), metadata))
 
 
 def load_theta(source: str | os.PathLike[str]) -> Theta:
-    """Theta by the name of one that ships with the package (see `shipped`), or by the path of a file. No network.
+    """Load a theta that ships with the package by its name (see `shipped`), or a file by its path.
+
+    No network is used.
 
     Raises:
-        InputError: no such name or file, or the file is not a whole and unaltered theta.
+        InputError: there is no such name or file, or the file is not a complete, unaltered theta.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"theta is {source!r}; give a name, a path or a Theta")
     text = os.fspath(source)
     if text in shipped():
-        return _read(Path(str(importlib.resources.files("celo2") / "weights" / f"{text}.safetensors")))
-    path = Path(text)
-    if not path.is_file():
-        raise InputError(f"unknown theta {text!r}: neither a file nor one of {', '.join(shipped())}")
-    return _read(path)
+        weights = importlib.resources.files("celo2") / "weights"
+        return _read(Path(str(weights / f"{text}.safetensors")))
+    if not _is_file(text):
+        known = ", ".join(shipped())
+        raise InputError(f"unknown theta {text[:200]!r}: neither a file nor one of {known}")
+    return _read(Path(text))
 
 
 def shipped() -> list[str]:
-    """Names of the thetas inside the package."""
+    """Return the names of the thetas inside the package."""
     names = (entry.name for entry in (importlib.resources.files("celo2") / "weights").iterdir())
-    return sorted(name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors"))
+    return sorted(
+        name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")
+    )
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a name longer than the file system takes, or with a null byte
+        return False
 
 
 def _read(path: Path) -> Theta:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (a safetensors file is no mapping)
+            names = list(file.keys())
+            if metadata.get("format") != FORMAT or set(names) != set(Weights._fields):
+                raise InputError(
+                    f"{path} is a safetensors file but not a theta of format {FORMAT}; "
+                    "pass a file written by Theta.save"
+                )
+            arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}); take it from its source again") from error
-    if metadata.get("format") != FORMAT or set(arrays) != set(Weights._fields):
-        raise InputError(f"{path} is a safetensors file but not a theta of format {FORMAT}; pass a file written by Theta.save")
+        raise InputError(
+            f"{path} is not a complete safetensors file ({error}); get it again"
+        ) from error
+    except TypeError as error:  # NumPy has no bfloat16
+        raise InputError(f"{path} does not hold float32 arrays ({error}); get it again") from error
     checksum = metadata.pop("checksum", None)
     if checksum != _checksum(metadata, Weights(**arrays)):
         raise InputError(
-            f"{path} was altered: its content does not have the checksum in its header; take it from its source again"
+            f"{path} was altered: its content does not have the checksum in its header; "
+            "get it again"
         )
-    spec = Spec.from_json(metadata["spec"])
-    return Theta(Weights(**arrays), spec, metadata["name"], json.loads(metadata["provenance"]))
+    try:
+        provenance = json.loads(metadata["provenance"])
+        spec, name = Spec.from_json(metadata["spec"]), metadata["name"]
+    except (KeyError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"the header of {path} lacks a name, a spec or a provenance ({error!r}); "
+            "pass a file written by Theta.save"
+        ) from error
+    return Theta(Weights(**arrays), spec, name, provenance)
 
 
 def _checksum(metadata: Mapping[str, str], weights: Weights) -> str:
-    """Hash of all that a theta file holds."""
+    """Return the hash of everything that a theta file holds."""
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for array in weights:
         digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def _shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    h = spec.hidden
-    return {"w0": (CHANNELS, h), "b0": (h,), "w1": (h, h), "b1": (h,), "w2": (h, OUTPUTS), "b2": (OUTPUTS,)}
+def _drawn(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    if len(shape) == 1:
+        return np.zeros(shape, np.float32)
+    x = generator.standard_normal(shape)
+    while (outside := np.abs(x) > 2).any():
+        x[outside] = generator.standard_normal(int(outside.sum()))
+    return (x / np.sqrt(shape[0])).astype(np.float32)

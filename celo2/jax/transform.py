@@ -62,7 +62,7 @@ def scale_by_celo2(
             `params` is None.
     """
     theta = theta if isinstance(theta, Theta) else load_theta(theta)
-    orthogonalized = theta.spec.orthogonalize if orthogonalize is None else orthogonalize
+    orthogonalized = theta.spec.newton_schulz if orthogonalize is None else orthogonalize
 
     def init(params: Any) -> ScaleByCelo2State:
         states = jax.tree.map(functools.partial(_init_leaf, theta.spec), params, _axes_tree(axes, params))
@@ -119,7 +119,7 @@ def celo2(
         InputError: a number out of range, no such theta.
     """
     theta = theta if isinstance(theta, Theta) else load_theta(theta)
-    everywhere = not (theta.spec.orthogonalize if orthogonalize is None else orthogonalize)
+    everywhere = theta.spec.everywhere if orthogonalize is None else not orthogonalize
     numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay, "adamw_lr_multiplier": adamw_lr_multiplier}
     for name, value in numbers.items():
         if isinstance(value, int | float) and not value >= 0:

@@ -98,7 +98,7 @@ def quick(config: MetaConfig) -> MetaConfig:
 def celo2_base(config: MetaConfig) -> MetaConfig:
     """The recipe without Newton-Schulz and with the rule on vectors too, from Adam's direction: ships as `celo2-base`."""
     config = celo2(config)
-    return replace(config, inner=replace(config.inner, spec=Spec(orthogonalize=False)), start="adam")
+    return replace(config, inner=replace(config.inner, spec=Spec(newton_schulz=False, everywhere=True)), start="adam")
 
 
 def paper(config: MetaConfig) -> MetaConfig:

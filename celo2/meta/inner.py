@@ -108,7 +108,7 @@ def _statistics(loop: InnerLoop, params: Params) -> dict[str, rule.Accumulators 
     routes = by_names_and_shapes([(name, p.shape) for name, p in params.items()])
     statistics: dict[str, rule.Accumulators | Adam] = {}
     for (name, p), route in zip(params.items(), routes, strict=True):
-        if loop.spec.orthogonalize and route.rule == ADAMW:
+        if not loop.spec.everywhere and route.rule == ADAMW:
             statistics[name] = Adam(jnp.zeros_like(p), jnp.zeros_like(p))
         else:
             (part,) = matrix_views(p.shape, MatrixAxes())
@@ -126,7 +126,7 @@ def directions(loop: InnerLoop, theta: rule.Weights, params: Params, statistics:
             steps[name] = loop.adamw_lr_multiplier * step
         else:
             (part,) = matrix_views(p.shape, MatrixAxes())
-            newton_schulz = orthogonalize if loop.spec.orthogonalize and not part.is_vector else None
+            newton_schulz = orthogonalize if loop.spec.newton_schulz and not part.is_vector else None
             g, w = part.view(jnp, grads[name]), part.view(jnp, p)
             step, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, newton_schulz)
             steps[name] = part.inverse(jnp, step)

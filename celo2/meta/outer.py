@@ -79,7 +79,7 @@ def outer_iteration(config: MetaConfig, families: Families, state: OuterState) -
         for family, trajectories, key in zip(families, state.estimator, keys, strict=True)
     ]
     gradient = jax.tree.map(lambda *g: sum(g) / len(g), *(e.gradient for e in estimates))
-    gradient = project(gradient) if config.odd else gradient
+    gradient = project(config.inner.spec, gradient) if config.odd else gradient
     updates, new = outer_optimizer(config).update(gradient, state.optimizer, state.theta)
     optimizer: Any = new
     theta: Any = optax.apply_updates(state.theta, updates)
@@ -105,7 +105,7 @@ def run(config: MetaConfig, families: Families, directory: Path, every_seconds: 
     """
     devices = Devices(config.estimator.trajectories)
     theta = STARTS[config.start](config.seed, config.inner.spec).weights
-    theta = project(theta) if config.odd else theta
+    theta = project(config.inner.spec, theta) if config.odd else theta
     first = begin(config, tuple(families), Weights(*map(jnp.asarray, theta)))
     checkpoint = Checkpoint(directory, config, families)
     state, elapsed = checkpoint.restore(first)

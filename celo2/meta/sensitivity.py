@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.table import Table
 
-from celo2.meta.symmetry import SIGNS
-from celo2.rule import TABLE
+from celo2.rule import channel_names, channel_signs
 from celo2.theta import Theta
 
 DRAWS, SEED = 1 << 14, 0
@@ -22,11 +21,12 @@ def response(theta: Theta) -> dict[str, float]:
     when the MLP reads them. Channels of a network depend on each other, so this is what theta would pass on of each.
     """
     w0, b0, w1, b1, w2, _ = (np.asarray(array, np.float64) for array in theta.weights)
-    normal = np.random.default_rng(SEED).standard_normal((DRAWS, len(SIGNS)))
-    first = np.where(SIGNS < 0, normal, 1.0) @ w0 + b0
+    signs = np.array(channel_signs(theta.spec))
+    normal = np.random.default_rng(SEED).standard_normal((DRAWS, len(signs)))
+    first = np.where(signs < 0, normal, 1.0) @ w0 + b0
     second = np.maximum(first, 0) @ w1 + b1
     derivatives = w0 @ np.mean((first > 0) * (((second > 0) * w2[:, 0]) @ w1.T), axis=0)
-    odd = {name: float(d) for name, sign, d in zip(_names(theta), SIGNS, derivatives, strict=True) if sign < 0}
+    odd = {name: float(d) for name, sign, d in zip(channel_names(theta.spec), signs, derivatives, strict=True) if sign < 0}
     largest = max(map(abs, odd.values())) or 1.0
     return {name: d / largest for name, d in odd.items()}
 
@@ -42,12 +42,3 @@ def table(thetas: Sequence[Theta]) -> Table:
         out.add_row(name, *(f"{r[name]:+.2f}" if name in r else "" for r in responses))
     return out
 
-
-def _names(theta: Theta) -> list[str]:
-    """Of the 30 channels, in the order of TABLE; where there are three, with their decays."""
-    spec = theta.spec
-    names = []
-    for feature, count, _ in TABLE:
-        decays = spec.momentum_decays if feature.startswith("M") else spec.factored_decays
-        names += [feature] if count == 1 else [f"{feature} {decay}" for decay in decays]
-    return names

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from celo2.errors import InputError
-from celo2.rule import TABLE, Weights
-from celo2.rule.spec import Spec
+from celo2.rule import Spec, Weights, first_channel
 from celo2.theta import Theta, load_theta
 
 REST = 0.1
@@ -20,13 +18,13 @@ REST = 0.1
 def by_hand(seed: int, spec: Spec, mixture: Mapping[str, float], rest: float = REST) -> Theta:
     """A pair of ReLU units passes a mixture of normalised features on as relu(x) - relu(-x); the other units are random.
 
-    `mixture` gives the weight of features of `rule.TABLE`; of those with three decays the first, 0.9, is meant.
+    `mixture` gives the weight of features of `celo2.rule.FEATURES`; of those with three decays the first, 0.9, is meant.
     """
     theta = Theta.random(seed, spec)
     w0, b0, w1, b1, w2, b2 = (np.array(w) for w in theta.weights)
     w0[:, :2], w1[:, :2], w1[:2] = 0, 0, 0
     for feature, weight in mixture.items():
-        w0[_row(feature), :2] = weight, -weight
+        w0[first_channel(spec, feature), :2] = weight, -weight
     w1[:2, :2] = np.eye(2)
     w2 *= rest
     w2[:2, 0] = 1, -1
@@ -60,8 +58,3 @@ STARTS: dict[str, Callable[[int, Spec], Theta]] = {
 }
 """Each makes a theta of (seed, spec)."""
 
-
-def _row(name: str) -> int:
-    """The first row of w0 that reads a feature."""
-    names = [feature for feature, _, _ in TABLE]
-    return [0, *itertools.accumulate(channels for _, channels, _ in TABLE)][names.index(name)]

@@ -12,18 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from celo2.rule import TABLE, Weights
+from celo2.rule import Spec, Weights, channel_signs
 
-ODD = {"G", "clip(G)", "W", "M", "M s", "G F", "G s", "M F"}
-"""Features that change their sign with gradient, momentum and weights; the others are made of squares."""
-SIGNS = np.array([-1.0 if name in ODD else 1.0 for name, channels, _ in TABLE for _ in range(channels)], np.float32)
+def project(spec: Spec, weights: Weights) -> Weights:
+    """Return the nearest odd rule; of a meta-gradient, its part along the odd rules.
 
-
-def project(weights: Weights) -> Weights:
-    """The nearest odd rule; of a meta-gradient, its part along the odd rules. NumPy or JAX arrays; an even hidden width."""
+    Arrays are of NumPy or JAX; the hidden width is even.
+    """
+    signs = np.array(channel_signs(spec), np.float32)
     w0, b0, w1, b1, w2, b2 = weights
     return Weights(
-        (w0 + SIGNS[:, None] * _swapped(w0, -1)) / 2,
+        (w0 + signs[:, None] * _swapped(w0, -1)) / 2,
         (b0 + _swapped(b0, -1)) / 2,
         (w1 + _swapped(_swapped(w1, 0), 1)) / 2,
         (b1 + _swapped(b1, -1)) / 2,

@@ -4,29 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from celo2.errors import InputError
 
+Decays = tuple[float, ...]
+
+PUBLISHED_FEATURES = (
+    "G",
+    "clip(G)",
+    "W",
+    "M",
+    "V",
+    "M s",
+    "s",
+    "G F",
+    "G s",
+    "R",
+    "C",
+    "1/sqrt(R)",
+    "1/sqrt(C)",
+    "M F",
+)
+"""Names of the rows of `celo2.rule.features.FEATURES` that the paper's rule reads, in its order."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """Constants of one rule; they travel in the header of its theta file. Defaults are those of the Celo2 paper."""
+    """Constants of one rule, stored in the header of its theta file; defaults are the paper's.
 
-    orthogonalize: bool = True
-    """Newton-Schulz on matrices, AdamW for vectors, embeddings and head (Celo2); False: the rule alone on all (Celo2-base)."""
+    Raises:
+        InputError: a constant out of range, or an unknown feature.
+    """
+
+    newton_schulz: bool = True
+    """Orthogonalize the direction of every matrix (Celo2); False: use it as it is (Celo2-base)."""
+    everywhere: bool = False
+    """Apply the rule to every parameter (Celo2-base); False: to hidden matrices, AdamW to the rest."""
+    features: tuple[str, ...] = PUBLISHED_FEATURES
+    """Names of the features that the MLP reads, in the order of the rows of its first layer."""
     hidden: int = 8
     """Width of both hidden layers of the MLP."""
-    momentum_decays: tuple[float, float, float] = (0.9, 0.99, 0.999)
-    """Decays of the three momenta M_i."""
+    momentum_decays: Decays = (0.9, 0.99, 0.999)
+    """Decays of the momenta M_i."""
     second_moment_decay: float = 0.95
     """Decay of V, the running mean of the squared gradient."""
-    factored_decays: tuple[float, float, float] = (0.9, 0.99, 0.999)
-    """Decays of the three factored second moments R_i, C_i (D_i for a vector)."""
+    factored_decays: Decays = (0.9, 0.99, 0.999)
+    """Decays of the factored second moments R_i, C_i (D_i for a vector); as many as momenta."""
     gradient_clip: float = 1000.0
     """Gradients are clamped to this magnitude before anything reads them."""
     feature_clip: float = 0.1
-    """Magnitude at which the clipped-gradient channel saturates."""
+    """Magnitude at which the clipped-gradient feature saturates."""
     factored_floor: float = 1e-30
     """Added to the squared gradient before it is factored."""
     second_moment_epsilon: float = 1e-8
@@ -34,34 +63,77 @@ class Spec:
     factored_epsilon: float = 1e-9
     """Added to mean(R), and floor inside the factored preconditioner."""
     normalize_epsilon: float = 1e-9
-    """Inside the root of every RMS normalisation, of channels and of the step."""
+    """Inside the root of every RMS normalization, of channels and of the update."""
     newton_schulz_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
-    """Of X, (X X^T) X and (X X^T)^2 X in one Newton-Schulz iteration."""
+    """Of X, (X X^T) X and (X X^T)^2 X in one iteration (Jordan et al., Muon, 2024)."""
     newton_schulz_iterations: int = 5
     """Iterations of Newton-Schulz."""
     newton_schulz_epsilon: float = 1e-8
     """Added to the Frobenius norm that the direction is divided by first."""
 
+    def __post_init__(self) -> None:
+        decays = (*self.momentum_decays, self.second_moment_decay, *self.factored_decays)
+        if not all(isinstance(decay, float | int) and 0 <= decay < 1 for decay in decays):
+            raise InputError(f"the spec has decays {decays}; each must be at least 0 and below 1")
+        if len(self.momentum_decays) != len(self.factored_decays) or not self.momentum_decays:
+            raise InputError(
+                f"the spec has momentum_decays {self.momentum_decays} and factored_decays "
+                f"{self.factored_decays}; give as many of each, at least one"
+            )
+        if not 1 <= self.hidden <= 1024 or not 0 <= self.newton_schulz_iterations <= 100:
+            raise InputError(
+                f"the spec has hidden {self.hidden} and newton_schulz_iterations "
+                f"{self.newton_schulz_iterations}; they must lie in 1..1024 and 0..100"
+            )
+        for field in dataclasses.fields(self):
+            if field.type == "float" and not _is_positive(getattr(self, field.name)):
+                value = getattr(self, field.name)
+                raise InputError(f"the spec has {field.name} {value!r}; give a number above 0")
+        unknown = set(self.features) - set(PUBLISHED_FEATURES)
+        if unknown or len(set(self.features)) < len(self.features) or not self.features:
+            raise InputError(
+                f"the spec has features {self.features}; "
+                f"take some of {', '.join(PUBLISHED_FEATURES)}, each once"
+            )
+
     def to_json(self) -> str:
-        """The spec as a JSON object, one key a field, sorted."""
+        """Return the spec as a JSON object with one key per field, sorted."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def changes(self) -> dict[str, Any]:
+        """Return the fields that differ from the paper's rule: what identifies the spec.
+
+        A field added later, whose default is what the rule did before, leaves identities as they are.
+        """
+        published = Spec()
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if value != getattr(published, name)
+        }
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
-        """The inverse of `to_json`.
+        """Read what `to_json` wrote; fields that are absent have the paper's value.
 
         Raises:
-            InputError: `text` is no JSON object, or its keys are not exactly the fields of a spec.
+            InputError: `text` is not a JSON object, or has keys that are no fields of a spec.
         """
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(
-                f"the spec {text[:40]!r} is no JSON ({error}); take the theta file from its source again"
+                f"the spec {text[:40]!r} is not JSON ({error}); get the theta file again"
             ) from error
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            odd = sorted(names.symmetric_difference(values if isinstance(values, dict) else ()))
-            raise InputError(f"the spec has missing or unknown fields {odd}; this theta needs another version of celo2")
-        arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return cls(**arguments)
+        if not isinstance(values, dict) or not set(values) <= names:
+            unknown = sorted(set(values) - names) if isinstance(values, dict) else values
+            raise InputError(
+                f"the spec has unknown fields {unknown}; this theta needs another version of celo2"
+            )
+        pairs = values.items()
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in pairs})
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value) and value > 0

@@ -79,8 +79,8 @@ def accumulate(spec: Spec, entries: Entries, finite: Tensor, noise: Noise | None
 def factored_squares(spec: Spec, entries: Entries, finite: Tensor, factors: Sides) -> Tensor:
     """Sums of the squares of the channels of `rule.factored_channels`, (6, ..., 1, 1)."""
     m, _, g, _ = read(spec, entries, finite)
-    by_g, by_m = rule.factored_channels(m, factors, g)
-    return torch.stack([_sum(x * x) for x in (*by_g, *by_m)])
+    products = rule.factored_channels(torch, spec, m, factors, g)
+    return torch.stack([_sum(x * x) for x in products])
 
 
 def direction(
@@ -100,12 +100,7 @@ def fused_direction(
 ) -> Tensor:
     """`direction`, written entry by entry: nothing is stacked, so that an entry need not leave the registers."""
     x = channels(spec, entries, finite, factors)
-    w = layer[..., None, None]
-    units = range(theta.w1.shape[0])
-    h = [hidden.row[..., k, :, :] + hidden.column[..., k, :, :] + theta.b0[k] for k in units]
-    h = [sum((w[..., c, k, :, :] * channel for c, channel in enumerate(x)), h[k]).clamp(min=0) for k in units]
-    h = [sum((theta.w1[j, k] * h[j] for j in units), theta.b1[k]).clamp(min=0) for k in units]  # type: ignore[union-attr]
-    return sum((theta.w2[k, 0] * h[k] for k in units), theta.b2[0])  # type: ignore[return-value]
+    return rule.entrywise_direction(torch, theta, layer, hidden, x)
 
 
 def move(p: Tensor, d: Tensor, size: Tensor, rate: Tensor, weight_decay: Tensor) -> None:
@@ -117,7 +112,8 @@ def move(p: Tensor, d: Tensor, size: Tensor, rate: Tensor, weight_decay: Tensor)
 def channels(spec: Spec, entries: Entries, finite: Tensor, factors: Sides) -> list[Tensor]:
     """The channels that differ from entry to entry."""
     m, v, g, p = read(spec, entries, finite)
-    return rule.in_order(rule.plain_channels(torch, spec, m, v, g, p), *rule.factored_channels(m, factors, g))
+    plain = rule.plain_channels(torch, spec, m, v, g, p)
+    return rule.in_order(spec, plain, rule.factored_channels(torch, spec, m, factors, g))
 
 
 def read(spec: Spec, entries: Entries, finite: Tensor) -> Entries:

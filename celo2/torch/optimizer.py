@@ -124,7 +124,7 @@ class Celo2(Optimizer):
             "lr": lr.clone() if isinstance(lr, Tensor) else lr,
             "weight_decay": weight_decay,
             "adamw_lr_multiplier": adamw_lr_multiplier,
-            "orthogonalize": self.theta.spec.orthogonalize if orthogonalize is None else orthogonalize,
+            "orthogonalize": self.theta.spec.newton_schulz if orthogonalize is None else orthogonalize,
             "betas": betas,
             "eps": eps,
             "state_dtype": state_dtype,

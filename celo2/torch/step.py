@@ -146,8 +146,8 @@ def direction(
 
     factors = sides(*rule.preconditioners(torch, spec, (r, c)))
     (factored,) = yield [window.spread(passes.factored_squares(spec, entries, how.finite, factors))]
-    constant = rule.constant_channels(torch, spec, (r, c))
-    entry_squares = rule.in_order([*plain], [*factored[:3]], [*factored[3:]])
+    constant = rule.side_channels(torch, spec, (r, c))
+    entry_squares = rule.in_order(spec, [*plain], [*factored])
     squares = Channels([x / (a * b) for x in entry_squares], *(rule.mean_squares(torch, kind) for kind in constant))
     layer: Any = rule.fold(torch, spec, theta.w0, squares)
     # The axis of hidden units stands before those of the matrix; windows are cut with it out of the way.

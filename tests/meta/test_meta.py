@@ -23,7 +23,7 @@ from celo2.meta.config import PRESETS, MetaConfig, preset
 from celo2.meta.estimators import Estimate, Unrolled
 from celo2.meta.sensitivity import response, table
 from celo2.meta.starts import STARTS, by_hand
-from celo2.meta.symmetry import SIGNS, project
+from celo2.meta.symmetry import project
 from celo2.rule import Weights
 from celo2.theta import Theta
 from tests.cases import REFERENCE, THETA
@@ -43,7 +43,7 @@ def replay(grads, start, orthogonalize):
 
 @pytest.mark.parametrize("orthogonalize", [True, False])
 def test_the_inner_loop_is_the_rule_and_adam(orthogonalize):
-    loop = dataclasses.replace(LOOP, spec=Spec(orthogonalize=orthogonalize), adamw_lr_multiplier=5.0)
+    loop = dataclasses.replace(LOOP, spec=Spec(newton_schulz=orthogonalize, everywhere=not orthogonalize), adamw_lr_multiplier=5.0)
     theta = jax.tree.map(jnp.asarray, THETA.weights)
     trajectory = inner.start(loop, FAMILY, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 6)
@@ -98,7 +98,7 @@ def test_horizons_and_rates_come_from_their_ranges():
 
 def test_the_cosine_trains_as_a_user_does():
     """Towards a far target Muon's step is always the same: W moves by the sum of the rates, and a cosine's mean is a half."""
-    theta = jax.tree.map(jnp.asarray, project(STARTS["muon-1"](0, Spec()).weights))
+    theta = jax.tree.map(jnp.asarray, project(Spec(), STARTS["muon-1"](0, Spec()).weights))
     moved = []
     for cosine in (False, True):
         loop = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(200, 200), cosine=cosine)
@@ -180,12 +180,12 @@ def test_an_odd_rule_turns_its_step_around_with_the_gradient():
     random = Weights(*(np.asarray(w, np.float64) for w in THETA.weights))
     ahead, back = flipped(random, params, g)
     assert np.abs(ahead + back).max() > 0.1
-    odd = project(random)
+    odd = project(Spec(), random)
     ahead, back = flipped(odd, params, g)
     np.testing.assert_allclose(ahead, -back, atol=1e-12)
-    for once, twice in zip(odd, project(odd), strict=True):
+    for once, twice in zip(odd, project(Spec(), odd), strict=True):
         np.testing.assert_array_equal(once, twice)
-    assert (SIGNS == 1).sum() == 14  # V, s and the factored statistics
+    assert rule.channel_signs(Spec()).count(1.0) == 14  # V, s and the factored statistics
 
 
 def test_meta_training_among_the_odd_rules_stays_among_them(tmp_path):
@@ -193,7 +193,7 @@ def test_meta_training_among_the_odd_rules_stays_among_them(tmp_path):
     for _ in outer.run(config, [FAMILY], tmp_path):
         pass
     found, start = theta_of(tmp_path)[0], STARTS["muon-1"](config.seed, Spec()).weights
-    for w, p in zip(found, project(found), strict=True):
+    for w, p in zip(found, project(Spec(), found), strict=True):
         np.testing.assert_allclose(w, p, atol=1e-6)
     assert np.abs(found.w0 - start.w0).max() > 1e-3
 
@@ -239,7 +239,7 @@ def test_thetas_with_other_decays_are_listed_beside_each_other():
 def test_what_a_theta_listens_to_are_differences_of_its_direction():
     """Central ones, of the rule's own MLP, at channels drawn anew: G is the first, W the third."""
     theta = Theta.random(1)
-    x = np.where(SIGNS < 0, np.random.default_rng(1).standard_normal((1 << 18, 30)), 1.0)
+    x = np.where(np.array(rule.channel_signs(Spec())) < 0, np.random.default_rng(1).standard_normal((1 << 18, 30)), 1.0)
     w = Weights(*(array.astype(np.float64) for array in theta.weights))
 
     def mean_direction(channel, step):
@@ -294,7 +294,7 @@ def test_another_configuration_is_refused_with_the_difference_named(tmp_path):
 
 def test_presets():
     assert set(PRESETS) == {"celo2", "quick", "celo2-published-data", "celo2-base", "paper"}
-    assert not preset("celo2-base").inner.spec.orthogonalize
+    assert not preset("celo2-base").inner.spec.newton_schulz
     with pytest.raises(
         InputError, match="unknown preset 'slow': take one of celo2, quick, celo2-published-data, celo2-base, paper"
     ):
@@ -311,7 +311,7 @@ def test_tensorboard_files_hold_every_metric(tmp_path):
 
 def test_celo2_is_a_start_for_its_own_spec_alone():
     np.testing.assert_array_equal(STARTS["celo2"](3, Spec()).weights.w0, load_theta("celo2").weights.w0)
-    with pytest.raises(InputError, match=r"the start celo2 has Spec\(orthogonalize=True, hidden=8.*take another start"):
+    with pytest.raises(InputError, match=r"the start celo2 has Spec\(newton_schulz=True, everywhere=False, .*hidden=8.*take another start"):
         STARTS["celo2"](0, Spec(hidden=4))
 
 
