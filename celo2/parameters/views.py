@@ -76,15 +76,18 @@ class MatrixView:
 
         No copy is made where axes need not be merged, or lie in memory so that they can be.
         """
-        x = self._blocks_of(x)
-        axes = (*self.short, *self.long)
-        batch = len(x.shape) - len(axes)
-        x = xp.moveaxis(x, axes, tuple(range(-len(axes), 0)))
+        x = self.unmerged(xp, x)
         if len(self.short) == len(self.long) == 1:
             return x
+        batch = len(x.shape) - len(self.short) - len(self.long)
         middle = batch + len(self.short)
         sides = math.prod(x.shape[batch:middle]), math.prod(x.shape[middle:])
         return x.reshape((*x.shape[:batch], *sides))
+
+    def unmerged(self, xp: Any, x: Any) -> Any:
+        """Return the matrices before their axes are merged, (..., *short, *long): never a copy."""
+        axes = (*self.short, *self.long)
+        return xp.moveaxis(self.blocked(x), axes, tuple(range(-len(axes), 0)))
 
     def inverse(self, xp: Any, matrices: Any) -> Any:
         """Return the part of the parameter, in its own layout, that `matrices` (..., a, b) show."""
@@ -136,7 +139,8 @@ class MatrixView:
         start = max(0, self.start + span[0] - origin)
         return dataclasses.replace(self, start=start, size=span[1] - span[0])
 
-    def _blocks_of(self, x: Any) -> Any:
+    def blocked(self, x: Any) -> Any:
+        """Return the blocks in an array of the parameter's layout, several as an axis of their own."""
         if self.split is None:
             return x
         behind = (slice(None),) * (-self.split - 1)

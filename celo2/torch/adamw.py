@@ -1,4 +1,4 @@
-"""AdamW of PyTorch itself, made to skip each gradient that is not finite."""
+"""AdamW of PyTorch itself, made to skip gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from celo2.torch.rates import scaled
-from celo2.torch.step import is_at_hand
+from celo2.torch.gradients import Check
+from celo2.torch.hyper_parameters import scaled
+from celo2.torch.plan import Parameter
 
 TILE = 1 << 20
-"""Entries a call: what has to be copied for the kernel, since it is of another dtype or layout, is copied by so many."""
+"""Elements per call: what the kernel needs copied, for its dtype or layout, is copied by so many."""
 
 
 def init(p: Tensor) -> dict[str, Tensor]:
-    """Fresh moments, in float32 for parameters of less precision; the count of steps is kept beside them."""
+    """Return fresh moments, in float32 for parameters of less precision."""
     dtype = torch.promote_types(p.dtype, torch.float32)
     return {
         "exp_avg": torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format),
@@ -26,14 +27,21 @@ def init(p: Tensor) -> dict[str, Tensor]:
     }
 
 
-class AdamWJob(NamedTuple):
-    """A parameter to be moved, in place; nothing changes where `finite` (0-d bool) is false."""
+class AdamWInputs(NamedTuple):
+    """A parameter to be updated in place; nothing changes where `finite` (0-d bool) is False."""
 
     p: Tensor
     g: Tensor
     state: dict[str, Tensor]
     finite: Tensor
     group: dict[str, Any]
+
+    @classmethod
+    def of(cls, parameter: Parameter, flags: Check) -> AdamWInputs:
+        """Return what updates a parameter; a gradient that is on no rank is skipped as well."""
+        p, g, state, group, *_ = parameter
+        g = torch.zeros_like(p) if g is None else g
+        return cls(p, g, state, flags.present & flags.finite, group)
 
 
 class _Block(NamedTuple):
@@ -45,27 +53,27 @@ class _Block(NamedTuple):
     finite: Tensor
 
 
-def step_all(jobs: Iterable[AdamWJob]) -> None:
-    """One update of each parameter; those of a group come one after the other."""
-    for _, of_group in itertools.groupby(jobs, key=lambda job: id(job.group)):
+def update_all(inputs: Iterable[AdamWInputs]) -> None:
+    """Update each parameter; those of one group follow each other."""
+    for _, of_group in itertools.groupby(inputs, key=lambda each: id(each.group)):
         together = list(of_group)
         for batch in _batches(together):
-            _step_batch(batch, together[0].group)
+            _update_batch(batch, together[0].group)
 
 
-def _batches(jobs: Sequence[AdamWJob]) -> Iterator[list[_Block]]:
-    """What one call of the kernel takes. A call skips all or nothing.
+def _batches(inputs: Sequence[AdamWInputs]) -> Iterator[list[_Block]]:
+    """Yield what one call of the kernel takes; a call skips all or nothing.
 
-    On a CPU, where a look at a flag costs no wait, that is as many blocks as make a tile, without those to be skipped.
-    Elsewhere it is one block.
+    On a CPU, where flags can be read, that is as many blocks as make a tile, without those to be
+    skipped. Elsewhere it is one block.
     """
     batch: list[_Block] = []
-    for job in jobs:
-        at_hand = is_at_hand(job.finite)
-        if at_hand and not job.finite.numpy():
+    for each in inputs:
+        readable = needs_no_sync(each.finite)
+        if readable and not each.finite.numpy():
             continue
-        for block in _blocks(job):
-            if batch and not (at_hand and _may_join(block, batch)):
+        for block in _blocks(each):
+            if batch and not (readable and _may_join(block, batch)):
                 yield batch
                 batch = []
             batch.append(block)
@@ -74,29 +82,39 @@ def _batches(jobs: Sequence[AdamWJob]) -> Iterator[list[_Block]]:
 
 
 def _may_join(block: _Block, batch: Sequence[_Block]) -> bool:
-    """Not if they make more than a tile, wait for a device, or are of one storage: a copy of either would undo the other."""
-    if not is_at_hand(batch[0].finite) or sum(b.p.numel() for b in batch) + block.p.numel() > TILE:
+    """Return whether a block may be updated together with a batch.
+
+    Not if the batch would exceed one tile, needs a device sync, or two blocks share storage (the
+    second copy back would overwrite the first).
+    """
+    elements = sum(b.p.numel() for b in batch) + block.p.numel()
+    if not needs_no_sync(batch[0].finite) or elements > TILE:
         return False
     return all(b.p.data_ptr() != block.p.data_ptr() for b in batch)
 
 
-def _blocks(job: AdamWJob) -> Iterator[_Block]:
-    """The parameter whole if the kernel can have it as it is, else in blocks of rows of about a tile."""
-    tensors = [x if x.ndim else x[None] for x in (job.p, job.g, job.state["exp_avg"], job.state["exp_avg_sq"])]
+def _blocks(inputs: AdamWInputs) -> Iterator[_Block]:
+    """Yield the whole parameter if the kernel takes it as it is, else blocks of rows of about a tile."""
+    state = inputs.state
+    tensors = [inputs.p, inputs.g, state["exp_avg"], state["exp_avg_sq"]]
+    tensors = [x if x.ndim else x[None] for x in tensors]
     p, g, first, _ = tensors
     as_it_is = all(x.dtype == first.dtype and x.is_contiguous() for x in (p, g))
     rows = len(p) if as_it_is or not p.numel() else max(1, TILE * len(p) // p.numel())
-    before = job.state["step"].clone()
+    # The kernel counts the step: of one block in the state itself, of the others in copies.
+    before = state["step"].clone()
     for i, parts in enumerate(zip(*(x.split(rows) for x in tensors), strict=True)):
-        yield _Block(*parts, count=job.state["step"] if i == 0 else before.clone(), finite=job.finite)
+        count = state["step"] if i == 0 else before.clone()
+        yield _Block(*parts, count=count, finite=inputs.finite)
 
 
-def _step_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
-    """The fused kernel is the one of torch's that can be told, on the device, to skip a step.
+def _update_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
+    """Call the fused kernel, the one of PyTorch's that can be told, on the device, to skip a step.
 
-    It goes through memory without regard to strides, so everything it is given is contiguous.
+    It walks through memory regardless of strides, so everything it gets is contiguous.
     """
     lr, weight_decay = scaled(group)
+    # Copies, where parameter or gradient are of another dtype or layout than the moments.
     wide = [block.p.to(block.first.dtype).contiguous() for block in batch]
     adamw(
         wide,
@@ -118,3 +136,8 @@ def _step_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
     for block, x in zip(batch, wide, strict=True):
         if x is not block.p:
             block.p.copy_(x)
+
+
+def needs_no_sync(flag: Tensor) -> bool:
+    """Return whether reading a flag, by `flag.numpy()`, needs no device synchronization."""
+    return type(flag) is Tensor and flag.is_cpu

@@ -59,6 +59,15 @@ def _number(key: str, value: Any) -> float | Tensor:
     return value if type(value) is int else float(value)  # NumPy's float64 is a float, too
 
 
+def scaled(group: dict[str, Any]) -> tuple[float | Tensor, float]:
+    """Return the learning rate and weight decay of a group, its multiplier included.
+
+    Weight decay goes by the base learning rate: the multiplier is taken out of it again.
+    """
+    multiplier = group["lr_multiplier"]
+    return group["lr"] * multiplier, group["weight_decay"] / multiplier if multiplier else 0.0
+
+
 def with_dtype_names(group: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of a group with "float32" for `torch.float32`.
 

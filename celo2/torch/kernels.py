@@ -1,130 +1,174 @@
-"""The entry-by-entry work of a step: four passes over matrices (..., m, n) in the order in which they lie in memory.
+"""The element-wise work of a step: four kernels over matrices (..., m, n) in memory order.
 
-The formulas are those of `celo2.rule`, cut where a number depends on the whole matrix. A kernel does not know which side is
-fan-in: what is constant along a side comes as (..., m, 1) and (..., 1, n). It sees a block of rows that fits the cache;
-`Passes` goes through the blocks and adds up. Kernels run as they stand, or fused by inductor: C++ on a CPU, Triton on a GPU.
+The formulas are those of `celo2.rule`, cut where a number depends on the whole matrix. A kernel does
+not know which side is fan-in: what is constant along a side comes as (..., m, 1) and (..., 1, n). It
+sees a block of rows that fits the cache; `Kernels` loops over the blocks and adds up. Kernels run
+eagerly, or fused by inductor: C++ on a CPU, Triton on a GPU.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit
-from torch.utils._pytree import tree_map_only
 
 from celo2 import rule
-from celo2.rule import Weights
-from celo2.rule.spec import Spec
-from celo2.torch.stochastic_rounding import Noise, keep
+from celo2.errors import InputError
+from celo2.rule import Spec, Weights
+from celo2.torch.compat import RecompileLimitError, has_cpp_compiler, mark_dynamic, tree_map_only
+from celo2.torch.stochastic_rounding import Noise, store
 
-TILE = 1 << 16
-"""Entries a block, eagerly: large enough that PyTorch shares the work of one out among threads, small enough for the cache."""
-FUSED_TILE = {"cpu": 1 << 18, "cuda": 1 << 24}
-"""The same for fused kernels, by device: what they keep for themselves still fits the cache, or a GPU is still filled."""
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Sizes, in elements, that decide how a step is divided: they change its speed, not its result."""
+
+    tile: int = 1 << 16
+    """Per block of an eager kernel: enough for PyTorch to use its threads, few enough for the cache."""
+    fused_tile: int = 1 << 18
+    """The same for fused kernels on a CPU, whose temporaries are smaller."""
+    gpu_tile: int = 1 << 24
+    """The same for fused kernels on a GPU, which must be filled."""
+    stack: int = 1 << 18
+    """Per stack of small matrices, unless a tile is smaller still."""
+    members: int = 4
+    """A matrix is small if this many fit into a stack; copies of larger ones cost more than the
+    operators that a stack saves (measured)."""
+    compile_from: int = 1 << 22
+    """Parameters under the rule from which compiling pays by default: it saves about 50 ns per
+    element and step, so its half minute is regained in 150 steps."""
 
 
 class Sums(NamedTuple):
-    """What the first pass adds up; over a block of rows as over all of them."""
+    """What the first kernel adds up, over a block of rows as over all of them."""
 
     by_row: Tensor
-    """Squared gradients, floor included, along n: (..., m, 1)"""
+    """Squared gradients, floor included, along n: (..., m, 1)."""
     by_column: Tensor
-    """The same along m: (..., 1, n)"""
+    """The same along m: (..., 1, n)."""
     plain: Tensor
-    """Squares of the channels of `rule.plain_channels`: (12, ..., 1, 1)"""
+    """Squares of the channels of `rule.plain_channels`: (channels, ..., 1, 1)."""
     magnitude: Tensor
-    """Magnitudes of the momenta: (..., 1, 1)"""
+    """Magnitudes of the momenta: (..., 1, 1)."""
 
 
 class Entries(NamedTuple):
-    """All that is known of each entry, (..., m, n); views of the state, the parameter and its gradient."""
+    """All that is known per element, (..., m, n): views of the state, the parameter, its gradient."""
 
     m: Sequence[Tensor]
     v: Tensor
     g: Tensor
     p: Tensor
+    active: Tensor
+    """Whether each matrix has a gradient that counts, bool, 0-d or (..., 1, 1)."""
 
     def of_rows(self, rows: slice) -> Entries:
-        """A block of rows."""
+        """Return a block of rows."""
         here = (..., rows, slice(None))
-        return Entries([x[here] for x in self.m], self.v[here], self.g[here], self.p[here])
+        return Entries(
+            [x[here] for x in self.m], self.v[here], self.g[here], self.p[here], self.active
+        )
 
 
 class Sides(NamedTuple):
-    """An array that is constant along rows, (..., m, 1), and one that is constant along columns, (..., 1, n)."""
+    """An array that is constant along rows and one that is constant along columns; None: absent."""
 
-    row: Tensor
-    column: Tensor
+    row: Tensor | None
+    """(..., m, 1)"""
+    column: Tensor | None
+    """(..., 1, n)"""
 
     def of_rows(self, rows: slice) -> Sides:
-        """For a block of rows; small, so it is worth a copy that all blocks are laid out alike."""
-        return Sides(self.row[..., rows, :].contiguous(), self.column.contiguous())
+        """Return a block of rows, copied (it is small) so that all blocks have one memory layout."""
+        row = None if self.row is None else self.row[..., rows, :].contiguous()
+        return Sides(row, None if self.column is None else self.column.contiguous())
+
+    @property
+    def present(self) -> list[Tensor]:
+        """Return those that there are: both for matrices, one or none for vectors."""
+        return [side for side in self if side is not None]
 
 
-def accumulate(spec: Spec, entries: Entries, finite: Tensor, noise: Noise | None) -> Sums:
-    """Advance M and V in place, where `finite`, and add up what the rest of the step needs of them."""
-    m, v, g, p = read(spec, entries, finite)
+class DirectionInputs(NamedTuple):
+    """What the MLP needs beside the elements."""
+
+    layer: Tensor
+    """The folded first layer of the channels of elements, (..., channels, hidden)."""
+    hidden: Sides
+    """Products of the first layer with the channels along the sides, (..., hidden, m or 1, n or 1)."""
+    factors: Sides
+    """Arrays whose product is F_i, (k, ..., m or 1, n or 1)."""
+
+    def of_rows(self, rows: slice) -> DirectionInputs:
+        """Return the inputs of a block of rows."""
+        return DirectionInputs(self.layer, self.hidden.of_rows(rows), self.factors.of_rows(rows))
+
+
+def accumulate(spec: Spec, entries: Entries, noise: Noise | None) -> Sums:
+    """Advance M and V in place, where active, and add up what the rest of the step needs of them."""
+    m, v, g, p, active = read(spec, entries)
     m, v = rule.moving_averages(spec, m, v, g)
     squares = [_sum(x * x) for x in rule.plain_channels(torch, spec, m, v, g, p)]
     magnitude = sum(_sum(x.abs()) for x in m)
-    keep([*entries.m, entries.v], [*m, v], finite, noise)
+    store([*entries.m, entries.v], [*m, v], active, noise)
     q = g * g + spec.factored_floor
-    return Sums(q.sum(-1, keepdim=True), q.sum(-2, keepdim=True), torch.stack(squares), magnitude)  # type: ignore[arg-type]
+    by_row, by_column = q.sum(-1, keepdim=True), q.sum(-2, keepdim=True)
+    return Sums(by_row, by_column, torch.stack(squares), magnitude)  # type: ignore[arg-type]
 
 
-def factored_squares(spec: Spec, entries: Entries, finite: Tensor, factors: Sides) -> Tensor:
-    """Sums of the squares of the channels of `rule.factored_channels`, (6, ..., 1, 1)."""
-    m, _, g, _ = read(spec, entries, finite)
-    products = rule.factored_channels(torch, spec, m, factors, g)
-    return torch.stack([_sum(x * x) for x in products])
+def factored_squares(spec: Spec, entries: Entries, factors: Sides) -> Tensor:
+    """Return the sums of the squares of `rule.factored_channels`, (channels, ..., 1, 1)."""
+    m, _, g, _, _ = read(spec, entries)
+    channels = rule.factored_channels(torch, spec, m, factors.present, g)
+    return torch.stack([_sum(x * x) for x in channels])
 
 
-def direction(
-    spec: Spec, theta: Weights, layer: Tensor, hidden: Sides, factors: Sides, entries: Entries, finite: Tensor
-) -> Tensor:
-    """The MLP's output (..., m, n), by matrix products.
-
-    `layer` is the first layer as far as it reads entries, (..., 18, hidden); `hidden` what its other weights make of the
-    channels that are constant along a side, (..., hidden, m, 1) and (..., hidden, 1, n).
-    """
-    h = rule.first_layer(torch, layer, channels(spec, entries, finite, factors))
-    return rule.later_layers(torch, theta, h + hidden.row + hidden.column)
+def direction(spec: Spec, theta: Weights, entries: Entries, inputs: DirectionInputs) -> Tensor:
+    """Return the MLP's output (..., m, n), by matrix products."""
+    h = rule.first_layer(torch, inputs.layer, entry_channels(spec, entries, inputs.factors))
+    for side in inputs.hidden.present:
+        h = h + side
+    return rule.later_layers(torch, theta, h)
 
 
 def fused_direction(
-    spec: Spec, theta: Weights, layer: Tensor, hidden: Sides, factors: Sides, entries: Entries, finite: Tensor
+    spec: Spec, theta: Weights, entries: Entries, inputs: DirectionInputs
 ) -> Tensor:
-    """`direction`, written entry by entry: nothing is stacked, so that an entry need not leave the registers."""
-    x = channels(spec, entries, finite, factors)
-    return rule.entrywise_direction(torch, theta, layer, hidden, x)
+    """Return `direction`, written element by element: inductor keeps each in registers."""
+    channels = entry_channels(spec, entries, inputs.factors)
+    return rule.entrywise_direction(torch, theta, inputs.layer, inputs.hidden.present, channels)
 
 
-def move(p: Tensor, d: Tensor, size: Tensor, rate: Tensor, weight_decay: Tensor) -> None:
-    """P <- p - rate (size d + weight_decay p), in the precision of d."""
+def apply(
+    p: Tensor, d: Tensor, scale: Tensor, lr: Tensor, weight_decay: Tensor, finite: Tensor
+) -> None:
+    """Set p <- p - lr (scale d + weight_decay p) where `finite`, in the precision of d."""
     wide = p.to(d.dtype)
-    p.copy_(wide - rate * (size * d + weight_decay * wide))
+    p.copy_(torch.where(finite, wide - lr * (scale * d + weight_decay * wide), wide))
 
 
-def channels(spec: Spec, entries: Entries, finite: Tensor, factors: Sides) -> list[Tensor]:
-    """The channels that differ from entry to entry."""
-    m, v, g, p = read(spec, entries, finite)
+def entry_channels(spec: Spec, entries: Entries, factors: Sides) -> list[Tensor]:
+    """Return the channels that differ per element, in the order of the spec."""
+    m, v, g, p, _ = read(spec, entries)
     plain = rule.plain_channels(torch, spec, m, v, g, p)
-    return rule.in_order(spec, plain, rule.factored_channels(torch, spec, m, factors, g))
+    return rule.in_order(spec, plain, rule.factored_channels(torch, spec, m, factors.present, g))
 
 
-def read(spec: Spec, entries: Entries, finite: Tensor) -> Entries:
-    """Entries in the working dtype, the gradient clamped, and zero where it is not finite."""
-    work = working_dtype(entries.p, entries.v)
-    g = entries.g.to(work).clamp(-spec.gradient_clip, spec.gradient_clip)
-    return Entries([x.to(work) for x in entries.m], entries.v.to(work), torch.where(finite, g, 0), entries.p.to(work))
+def read(spec: Spec, entries: Entries) -> Entries:
+    """Return the entries in the working dtype, the gradient clamped, and zero where not active."""
+    m, v, g, p, active = entries
+    work = working_dtype(p, v)
+    g = g.to(work).clamp(-spec.gradient_clip, spec.gradient_clip)
+    g = torch.where(active, g, 0)
+    return Entries([x.to(work) for x in m], v.to(work), g, p.to(work), active)
 
 
 def working_dtype(p: Tensor, state: Tensor) -> torch.dtype:
-    """What a step is computed in: float32, or float64 where parameter or state are."""
+    """Return what a step is computed in: float32, or float64 where parameter or state are."""
     return torch.promote_types(torch.promote_types(p.dtype, state.dtype), torch.float32)
 
 
@@ -132,104 +176,110 @@ def _sum(x: Tensor) -> Tensor:
     return x.sum(dim=-1, keepdim=True).sum(dim=-2, keepdim=True)
 
 
-class Kernels(NamedTuple):
-    """The four functions above, as they stand or fused."""
+class Functions(NamedTuple):
+    """The four functions above, eager or fused."""
 
     accumulate: Callable[..., Sums] = accumulate
     factored_squares: Callable[..., Tensor] = factored_squares
     direction: Callable[..., Tensor] = direction
-    move: Callable[..., None] = move
+    apply: Callable[..., None] = apply
 
 
 @functools.cache
-def fused_kernels() -> Kernels:
-    """The kernels by inductor. Sizes are dynamic and rates are tensors, so that neither compiles anew."""
-    return Kernels(*map(_fused, (accumulate, factored_squares, fused_direction, move), Kernels()))
+def fused_functions() -> Functions:
+    """Return the functions compiled by inductor, once per process: sizes are dynamic, numbers tensors."""
+    sources = (accumulate, factored_squares, fused_direction, apply)
+    return Functions(*(_fused(f, eager) for f, eager in zip(sources, Functions(), strict=True)))
 
 
 def _fused(f: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
-    kernel = torch.compile(f, fullgraph=True, dynamic=True)
+    compiled = torch.compile(f, fullgraph=True, dynamic=True)
 
     def call(*args: Any) -> Any:
         try:
-            return kernel(*tree_map_only(Tensor, _bare, args))
-        except FailOnRecompileLimitHit:  # a process with more kinds of parameters than PyTorch will compile one function for
+            return compiled(*tree_map_only(Tensor, _bare, args))
+        except RecompileLimitError:  # more kinds of parameters than PyTorch compiles a function for
             return eager(*args)
 
     return call
 
 
 def _bare(x: Tensor) -> Tensor:
-    """The same numbers without what would make the compiler take two tensors for different kinds.
+    """Strip what Dynamo guards on beside the numbers; else each layout triggers a recompile.
 
-    That is the base of a view, being a parameter, and strides of sides of length one.
+    That is the base of a view, being a Parameter, and the strides of axes of length one.
     """
-    return (x.reshape(-1).view(x.shape) if x.is_contiguous() and x.ndim > 1 else x).data
+    bare = x.reshape(-1).view(x.shape) if x.is_contiguous() and x.ndim > 1 else x
+    return mark_dynamic(bare.data)
 
 
-class Passes(NamedTuple):
-    """Kernels, and how many entries they take at once."""
+class Kernels(NamedTuple):
+    """The functions, applied to a block of rows at a time."""
 
-    kernels: Kernels
+    functions: Functions
     tile: int
+    """Elements per block."""
     fused: bool
 
-    def accumulate(self, spec: Spec, entries: Entries, finite: Tensor, noise: Noise | None) -> Sums:
-        """The first pass."""
-        blocks = [
-            self.kernels.accumulate(spec, entries.of_rows(rows), finite, noise and noise.of_rows(rows))
-            for rows in self._blocks(entries.g)
-        ]
+    def accumulate(self, spec: Spec, entries: Entries, noise: Noise | None) -> Sums:
+        """Run the first kernel."""
+        blocks = []
+        for rows in self._blocks(entries.g):
+            random = None if noise is None else noise.of_rows(rows)
+            blocks.append(self.functions.accumulate(spec, entries.of_rows(rows), random))
+        # Sums along rows belong to the rows of a block; all others add up over the blocks.
         by_row, *others = zip(*blocks, strict=True)
         return Sums(torch.cat(by_row, -2), *(torch.stack(x).sum(0) for x in others))
 
-    def factored_squares(self, spec: Spec, entries: Entries, finite: Tensor, factors: Sides) -> Tensor:
-        """The second."""
-        return torch.stack(
-            [
-                self.kernels.factored_squares(spec, entries.of_rows(rows), finite, factors.of_rows(rows))
-                for rows in self._blocks(entries.g)
-            ]
-        ).sum(0)
+    def factored_squares(self, spec: Spec, entries: Entries, factors: Sides) -> Tensor:
+        """Run the second kernel."""
+        blocks = []
+        for rows in self._blocks(entries.g):
+            here = entries.of_rows(rows), factors.of_rows(rows)
+            blocks.append(self.functions.factored_squares(spec, *here))
+        return torch.stack(blocks).sum(0)
 
     def direction(
-        self, spec: Spec, theta: Weights, layer: Tensor, hidden: Sides, factors: Sides, entries: Entries, finite: Tensor
+        self, spec: Spec, theta: Weights, entries: Entries, inputs: DirectionInputs
     ) -> Tensor:
-        """The third."""
+        """Run the third kernel."""
+        # The one temporary of the size of the matrices.
         d = torch.empty(entries.g.shape, dtype=theta.w0.dtype, device=entries.g.device)
         for rows in self._blocks(d):
-            near = (hidden.of_rows(rows), factors.of_rows(rows), entries.of_rows(rows))
-            d[..., rows, :] = self.kernels.direction(spec, theta, layer, *near, finite)
+            here = entries.of_rows(rows), inputs.of_rows(rows)
+            d[..., rows, :] = self.functions.direction(spec, theta, *here)
         return d
 
-    def move(self, p: Tensor, d: Tensor, size: Tensor, rate: Tensor, weight_decay: Tensor) -> None:
-        """The last."""
+    def apply(self, p: Tensor, d: Tensor, scale: Tensor, *numbers: Tensor) -> None:
+        """Run the last kernel."""
         for rows in self._blocks(p):
             here = (..., rows, slice(None))
-            self.kernels.move(p[here], d[here], size, rate, weight_decay)
-
-    def without_gaps(self, x: Tensor, batch: int, turned: bool) -> Tensor:
-        """Matrices (..., *batch, a, b) as fused kernels want them, so that they exist for few layouts; a view where it can be.
-
-        They have no gaps in memory and at most one axis of batch. Other kernels take them as they are.
-        """
-        if not self.fused:
-            return x
-        x = x.mT if turned else x
-        x = x.flatten(-2 - batch, -3) if batch > 1 else x
-        x = x if x.stride(-1) == 1 and x.stride(-2) == x.shape[-1] else x.contiguous()
-        return x.mT if turned else x
+            self.functions.apply(p[here], d[here], scale, *numbers)
 
     def _blocks(self, x: Tensor) -> Iterator[slice]:
         length = x.shape[-2]
-        step = max(1, self.tile * length // max(1, x.numel()))
-        return (slice(start, min(start + step, length)) for start in range(0, max(1, length), step))
+        rows = max(1, self.tile * length // max(1, x.numel()))
+        for start in range(0, max(1, length), rows):
+            yield slice(start, min(start + rows, length))
 
 
-def passes(fused: bool, device: torch.device) -> Passes:
-    """The passes over parameters on a device."""
-    return (
-        Passes(fused_kernels(), FUSED_TILE.get(device.type, FUSED_TILE["cuda"]), True)
-        if fused
-        else Passes(Kernels(), TILE, False)
-    )
+def kernels_for(device: torch.device, fused: bool, limits: Limits) -> Kernels:
+    """Return the kernels for parameters on a device."""
+    if not fused:
+        return Kernels(Functions(), limits.tile, False)
+    tile = limits.fused_tile if device.type == "cpu" else limits.gpu_tile
+    return Kernels(fused_functions(), tile, True)
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Return whether kernels for a device can be compiled: on a CPU that takes a C++ compiler."""
+    return device.type != "cpu" or has_cpp_compiler()
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise InputError if the user asked for compiled kernels and this machine cannot make them."""
+    if not has_compiler(device):
+        raise InputError(
+            "compile=True needs a C++ compiler, and none was found; "
+            "install g++, set CXX, or leave compile out"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import sys
 import warnings
@@ -17,15 +16,11 @@ from torch.optim.optimizer import Optimizer
 
 from celo2.errors import InputError
 from celo2.parameters.routing import ADAMW, Override, Route, Routing
-from celo2.parameters.state import ParameterState, unpack
-from celo2.rule import Weights
 from celo2.theta import Theta, load_theta
-from celo2.torch import adamw, distributed, stacks
-from celo2.torch.adamw import AdamWJob
-from celo2.torch.compiler import check_compiler, for_any_shape, has_compiler
+from celo2.torch import distributed
+from celo2.torch.adamw import needs_no_sync
 from celo2.torch.hyper_parameters import checked, with_dtype_names, with_dtypes
-from celo2.torch.kernels import passes, working_dtype
-from celo2.torch.newton_schulz import orthogonalize as newton_schulz
+from celo2.torch.kernels import Limits, check_compiler, has_compiler
 from celo2.torch.param_groups import (
     NO_GRADIENT,
     NO_PARAMETERS,
@@ -35,17 +30,13 @@ from celo2.torch.param_groups import (
     check_one_process,
     check_unchanged,
     is_one_of_several,
-    parts,
     route_group,
     split_group,
     whole_model,
 )
-from celo2.torch.rates import Rates
+from celo2.torch.plan import Parameter, Planner, read
 from celo2.torch.state import check_shapes, check_theta, fresh_state, restore_state_dtypes
-from celo2.torch.step import Job, Rule, is_at_hand, is_finite, step_, without_autocast
-
-COMPILE_FROM = 1 << 22
-"""Entries under the rule from which compiling pays: it saves about 50 ns per entry and step, its half minute in 150 steps."""
+from celo2.torch.update import update_parameters
 
 
 class Celo2(Optimizer):
@@ -92,6 +83,9 @@ class Celo2(Optimizer):
             parameter; axes that do not fit; no such theta; or `compile` without a C++ compiler.
     """
 
+    limits = Limits()
+    """Sizes that decide how a step is divided; an instance may have its own before its first step."""
+
     def __init__(
         self,
         params: nn.Module | Iterable[Any],
@@ -113,9 +107,8 @@ class Celo2(Optimizer):
         self.theta = theta if isinstance(theta, Theta) else load_theta(theta)
         self._route = route
         self._routes: list[Route] = []
-        self._rules: dict[Any, Rule] = {}
+        self._planner: Planner | None = None
         self._compile = compile
-        self._fused: bool | None = None
         self._in_backward = in_backward
         self._added = 0
         if in_backward:
@@ -192,25 +185,22 @@ class Celo2(Optimizer):
                 "in_backward=True updates parameters by gradients that GradScaler has not unscaled yet; "
                 "leave in_backward out, or use bfloat16 without a scaler"
             )
-        whole, spread = [], []
+        parameters = []
         for (name, p, group), route in zip(self._members(), self._routes, strict=True):
             check_gradient(p, name)
             check_unchanged(p, name, route.shape)
             # Wrappers may have put other tensors in the place of those that were checked when they came in.
             shards = distributed.shards(p, name)
             self._init_state(p, group)
-            if p.numel() and shards and self.state[p]:
-                spread.append((p, group, shards))
-            elif p.numel() and p.grad is not None:
-                whole.append((p, group))
-        if not whole and not spread and is_one_of_several():
+            # Every rank joins the step of a sharded parameter, whether it has a gradient or not.
+            takes_part = p.grad is not None if shards is None else bool(self.state[p])
+            if p.numel() and takes_part:
+                parameters.append(read(p, self.state[p], group, shards))
+        if not parameters and is_one_of_several():
             warnings.warn(NO_GRADIENT, stacklevel=2)
-        with without_autocast({p.device.type for p, *_ in (*whole, *spread)}), for_any_shape():
-            rates = Rates()
-            outcomes = self._step_whole(whole, rates)
-            self._warn([*outcomes, *self._step_sharded(spread, rates)])
+        self._update(parameters)
         if self._in_backward:  # parameters that were frozen when hooks were given out
-            for p, _ in whole:
+            for _, p, _ in self._members():
                 p.grad = None
         return loss
 
@@ -225,95 +215,19 @@ class Celo2(Optimizer):
         if not self.state[p] and (p.requires_grad or p.grad is not None):
             self.state[p].update(fresh_state(self.theta.spec, p, group))
 
-    def _step_whole(self, whole: Iterable[tuple[Tensor, dict[str, Any]]], rates: Rates) -> list[Tensor]:
-        """Move parameters of which all is here; returns whether their gradients were finite.
+    def _update(self, parameters: Sequence[Parameter]) -> None:
+        """Update parameters, and warn of gradients that were skipped."""
+        if self._planner is None:
+            self._planner = Planner(self.theta, self._compiles(), self.limits)
+        self._warn(update_parameters(parameters, self._planner))
 
-        Large ones go at once, so that what was made for them alone is free again; small ones wait for each other.
-        """
-        outcomes, small, by_adamw = [], [], []
-        for p, group in whole:
-            finite, jobs = self._jobs(p, group, rates)
-            outcomes.append(finite)
-            for job in jobs:
-                if isinstance(job, AdamWJob):
-                    by_adamw.append(job)
-                elif stacks.is_small(job):
-                    small.append(job)
-                else:
-                    step_(job)
-            if p.numel() > adamw.TILE:
-                adamw.step_all(by_adamw)
-                by_adamw = []
-        stacks.step_all(small)
-        adamw.step_all(by_adamw)
-        return outcomes
-
-    def _jobs(self, p: Tensor, group: dict[str, Any], rates: Rates) -> tuple[Tensor, Sequence[Job | AdamWJob]]:
-        """What is to be done for one parameter: (whether its gradient is finite, 0-d, which nothing waits for; jobs)."""
-        state = {key: distributed.local(value) for key, value in self.state[p].items()}
-        p, g = distributed.local(p), distributed.local(distributed.gradient(p))
-        finite = is_finite(g)
-        state["skipped"] += ~finite
-        if group["rule"] == ADAMW:
-            return finite, [AdamWJob(p, g, state, finite, group)]
-        how = rates.move(p, state, finite, group)
-        batches = parts(p, group)
-        views = unpack(torch, batches, ParameterState(*(state[key] for key in ParameterState._fields)))
-        jobs = []
-        for part, accumulators in zip(batches, views, strict=True):
-            w = part.view(torch, p)
-            jobs.append(Job(self._rule(w, state, group, part.is_vector), accumulators, part.view(torch, g), w, how))
-        return finite, jobs
-
-    def _step_sharded(self, spread: Sequence[tuple[Any, dict[str, Any], distributed.Shards]], rates: Rates) -> list[Tensor]:
-        """Move the parameters of which each rank has a part, together; returns whether their gradients were finite."""
-        gradients = [distributed.gradient(p) for p, _, _ in spread]
-        near = [None if g is None else distributed.local(g) for g in gradients]
-        flags = distributed.all_finite(near, [shards.group for _, _, shards in spread])
-        jobs, by_adamw, outcomes = [], [], []
-        for (p, group, shards), g, (some, finite) in zip(spread, gradients, flags, strict=True):
-            state = self.state[p]
-            g = torch.zeros_like(p) if g is None else g
-            state["skipped"] += some & ~finite
-            outcomes.append(finite)
-            finite = some & finite
-            if group["rule"] == ADAMW:
-                local_state = {key: distributed.local(value) for key, value in state.items()}
-                by_adamw.append(AdamWJob(distributed.local(p), distributed.local(g), local_state, finite, group))
-                continue
-            how = rates.move(p, state, finite, group)
-            accumulators = ParameterState(*(state[key] for key in ParameterState._fields))
-            if p.ndim == 1:
-                rule = self._rule(distributed.local(p)[None], state, group, True)
-                distributed.step_vector(rule, accumulators, g, p, shards, how)
-                continue
-            for matrices in distributed.matrices(p, g, accumulators, shards, parts(p, group)):  # type: ignore[arg-type]
-                jobs.append(distributed.ShardedJob(matrices, self._rule(matrices.p, state, group, False, spread=True), how))
-        adamw.step_all(by_adamw)
-        distributed.step_all(jobs)
-        return outcomes
-
-    def _rule(self, w: Tensor, state: dict[str, Tensor], group: dict[str, Any], vector: bool, spread: bool = False) -> Rule:
-        """The rule for matrices of this kind."""
-        # Sides of length one, or none, would need kernels of their own; so would parts of shards that do not lie in one piece.
-        in_one_piece = w.ndim == 2 and (w.is_contiguous() or w.mT.is_contiguous())
-        fused = self._fuses() and min(w.shape[-2:]) > 1 and (in_one_piece or not spread)
-        precision = group["newton_schulz_dtype"] if group["orthogonalize"] and not vector else None
-        key = (working_dtype(w, state["momentum"]), w.device, fused, precision)
-        if key not in self._rules:
-            theta = Weights(*(torch.tensor(x, dtype=key[0], device=w.device) for x in self.theta.weights))
-            half = torch.bfloat16 if precision == torch.bfloat16 else None
-            orthogonalize = functools.partial(newton_schulz, dtype=half) if precision else None
-            self._rules[key] = Rule(self.theta.spec, theta, passes(fused, w.device), orthogonalize)
-        return self._rules[key]
-
-    def _fuses(self) -> bool:
-        """Whether to compile, decided once: as asked for, else where it pays."""
-        if self._fused is None:
-            ruled = [p for group in self.param_groups if group["rule"] != ADAMW for p in group["params"]]
-            pays = sum(p.numel() for p in ruled) >= COMPILE_FROM and has_compiler(ruled[0].device)
-            self._fused = pays if self._compile is None else self._compile
-        return self._fused
+    def _compiles(self) -> bool:
+        """Return whether to compile: as asked for, else where it pays."""
+        if self._compile is not None:
+            return self._compile
+        ruled = [p for _, p, group in self._members() if group["rule"] != ADAMW]
+        elements = sum(p.numel() for p in ruled)
+        return elements >= self.limits.compile_from and has_compiler(ruled[0].device)
 
     def _hook(self, number: int) -> None:
         """Step each parameter of a group right after its gradient is accumulated.
@@ -337,8 +251,7 @@ class Celo2(Optimizer):
         check_gradient(p, "a parameter")
         self._init_state(p, group)
         if p.numel():
-            with without_autocast({p.device.type}), for_any_shape():
-                self._warn(self._step_whole([(p, group)], Rates()))
+            self._update([read(p, self.state[p], group, None)])
         p.grad = None
 
     @property
@@ -359,7 +272,7 @@ class Celo2(Optimizer):
 
     def _warn(self, outcomes: Sequence[Tensor]) -> None:
         """Report skipped gradients where that costs no wait: on the CPU. Elsewhere `skipped()` does."""
-        here = filter(is_at_hand, outcomes)
+        here = filter(needs_no_sync, outcomes)
         if not all(finite.numpy() for finite in here):
             message = ", ".join(f"{name} ({count})" for name, count in self.skipped().items())
             warnings.warn(f"gradients that are not finite were skipped, so far: {message}", RuntimeWarning, stacklevel=3)
@@ -394,7 +307,7 @@ class Celo2(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         keys = ("theta", "_route", "_routes", "_model", "_added", "_compile", "_in_backward")
-        return {**super().__getstate__(), **{key: self.__dict__[key] for key in keys}, "_rules": {}, "_fused": None}
+        return {**super().__getstate__(), **{key: self.__dict__[key] for key in keys}, "_planner": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         copied = "param_groups" not in self.__dict__  # else a state dict is being loaded, into parameters that have their hooks

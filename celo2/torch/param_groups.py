@@ -261,9 +261,14 @@ def stated_axes(group: dict[str, Any]) -> MatrixAxes | None:
     return MatrixAxes(fan_in, fan_out, split_axis, tuple(group.get("split_sizes") or ()))
 
 
+def matrix_axes(p: Tensor, group: dict[str, Any]) -> MatrixAxes:
+    """Return the axes of a parameter that its group reads as the matrix."""
+    return stated_axes(group) or default_axes(p.shape)
+
+
 def parts(p: Tensor, group: dict[str, Any]) -> list[MatrixView]:
     """Return the batches of matrices in a parameter, as its group reads it."""
-    return matrix_views(p.shape, stated_axes(group) or default_axes(p.shape))
+    return matrix_views(p.shape, matrix_axes(p, group))
 
 
 def check_gradient(p: Tensor, name: str) -> None:

@@ -1,4 +1,7 @@
-"""State in bfloat16: rounded up or down at random, so that a running mean is right on average where its changes are tiny."""
+"""Stochastic rounding of state in bfloat16, so that slow running means are right on average.
+
+A mean of decay 0.999 changes by less than bfloat16 resolves; rounded to nearest it would get stuck.
+"""
 
 from __future__ import annotations
 
@@ -10,55 +13,71 @@ from torch import Tensor
 
 
 class Noise(NamedTuple):
-    """Where the random bits of an entry come from: a counter for its row and one for its column, both int32.
+    """Counters from which the random bits of each element are hashed, both int32.
 
-    They depend on the step and the entry alone, so a resumed run, another tiling or the compiled form draws the same bits.
+    They depend on the step and the element alone, so that a resumed run, other tiles, shards and
+    the compiled kernel draw the same bits.
     """
 
     rows: Tensor
-    """(m, 1), or (..., m, 1) where matrices have taken different numbers of steps"""
+    """(m, 1), or (..., m, 1) where matrices have taken different numbers of steps."""
     columns: Tensor
-    """(1, n), or likewise"""
+    """(1, n), or (..., 1, n)."""
 
     @property
-    def mT(self) -> Noise:  # noqa: N802 - the word of torch
-        """The same bits for the entries of the matrix transposed."""
+    def mT(self) -> Noise:  # noqa: N802 - as in torch
+        """Return the same bits for the elements of the transposed matrix."""
         return Noise(self.columns.mT, self.rows.mT)
 
     def of_rows(self, rows: slice) -> Noise:
-        """Of some rows alone."""
+        """Return the noise of some rows."""
         return Noise(self.rows[..., rows, :], self.columns)
 
 
-def noise(step: Tensor, shape: torch.Size, origin: Sequence[int] = (0, 0)) -> Noise:
-    """Counters for matrices (..., m, n) at a step, 0-d or (..., 1, 1); `origin` is where they start in larger ones."""
-    rows, columns = (
-        torch.arange(start, start + size, dtype=torch.int32, device=step.device)
-        for start, size in zip(origin, shape[-2:], strict=True)
-    )
-    rows, columns = rows[:, None], columns[None]
-    rows, columns = _mixed(_mixed(rows) + step.to(torch.int32)), columns * 0x3C6EF372
-    # Of one rank, so that a batch and the same transposed are one kind to the compiler.
+def noise(step: Tensor, rows: Tensor, columns: Tensor) -> Noise:
+    """Return counters for the elements of a matrix at a step.
+
+    Args:
+        step: steps so far, 0-d or (..., 1, 1) for a batch of matrices.
+        rows: index of each row in the full matrix, int32 (m, 1).
+        columns: index of each column, int32 (1, n).
+    """
+    rows, columns = _hash(_hash(rows) + step.to(torch.int32)), columns * 0x3C6EF372
+    # Both get the rank of the batch: a batch and its transpose are then one kind to the compiler.
     return Noise(rows, columns.expand(*rows.shape[:-2], 1, -1).contiguous())
 
 
-def keep(state: Sequence[Tensor], new: Sequence[Tensor], finite: Tensor, noise: Noise | None) -> None:
-    """Overwrite the state of each entry, unless its gradient was not finite; with noise, rounded to bfloat16 at random."""
+def store(
+    state: Sequence[Tensor], new: Sequence[Tensor], active: Tensor, noise: Noise | None
+) -> None:
+    """Overwrite state where `active`; with noise, rounded stochastically to bfloat16.
+
+    Args:
+        state: up to four tensors (..., m, n), written in place.
+        new: their new values, in float32 or float64.
+        active: 0-d or (..., 1, 1) bool, per matrix.
+        noise: random bits; None where the state has the precision of the new values.
+    """
     if noise is not None:
-        first = _mixed(noise.rows + noise.columns)
-        second = _mixed(first ^ 0x1B873593)
-        new = [_rounded(x, bits) for x, bits in zip(new, (first, first >> 16, second, second >> 16), strict=True)]
+        # Two hashes of 32 bits give four tensors 16 random bits each.
+        first = _hash(noise.rows + noise.columns)
+        second = _hash(first ^ 0x1B873593)
+        bits = (first, first >> 16, second, second >> 16)
+        new = [_rounded(x, b) for x, b in zip(new, bits[: len(new)], strict=True)]
     for old, value in zip(state, new, strict=True):
-        old.copy_(torch.where(finite, value, old.to(value.dtype)))
+        old.copy_(torch.where(active, value, old.to(value.dtype)))
 
 
 def _rounded(x: Tensor, bits: Tensor) -> Tensor:
-    """float32 whose lower 16 bits are zero: up with the probability of what was cut off."""
+    """Round float32 to bfloat16 (still stored as float32), up with the probability of the rest."""
     return ((x.view(torch.int32) + (bits & 0xFFFF)) & -0x10000).view(torch.float32)
 
 
-def _mixed(x: Tensor) -> Tensor:
-    """A hash of int32 with good avalanche (the finaliser "lowbias32" of C. Wellons); shifts are made logical by masks."""
+def _hash(x: Tensor) -> Tensor:
+    """Hash int32 with good avalanche: the finalizer "lowbias32" of C. Wellons.
+
+    Masks make the shifts of signed integers logical.
+    """
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
     x = (x ^ ((x >> 15) & 0x1FFFF)) * -0x7B935975  # 0x846CA68B
     return x ^ ((x >> 16) & 0xFFFF)

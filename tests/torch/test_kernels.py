@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from celo2.errors import InputError
-from celo2.torch import Celo2, compiler
-from celo2.torch import kernels as passes_module
-from celo2.torch.stochastic_rounding import keep, noise
+from celo2.torch import Celo2
+from celo2.torch.kernels import Limits
+from celo2.torch.stochastic_rounding import noise, store
 from tests.cases import REFERENCE, SHAPES, THETA, draw
 from tests.oracle import oracle_steps
-from tests.torch.test_step import times_faster, torch_layout, train
+from tests.torch.test_update import torch_layout, train
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),  # kernels are compiled for a number of threads
@@ -19,9 +20,8 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("name", ["tall", "wide", "square", "row"])
-def test_parameters_after_twenty_steps_with_weight_decay(name, monkeypatch):
-    monkeypatch.setitem(passes_module.FUSED_TILE, "cpu", 64)  # several tiles a matrix
-    check_against_oracle(name)
+def test_parameters_after_twenty_steps_with_weight_decay(name):
+    check_against_oracle(name, Limits(fused_tile=64))  # several tiles per matrix
 
 
 @pytest.mark.parametrize("name", ["conv", "batched"])
@@ -29,9 +29,9 @@ def test_batches_of_matrices_after_twenty_steps(name):
     check_against_oracle(name)
 
 
-def check_against_oracle(name):
+def check_against_oracle(name, limits=Limits()):
     w, grads = draw(SHAPES[name])
-    p, _ = train(w, grads, weight_decay=0.1, compile=True)
+    p, _ = train(w, grads, weight_decay=0.1, compile=True, limits=limits)
     _, expected = oracle_steps(REFERENCE, grads, w, True, weight_decay=0.1)
     np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
 
@@ -71,35 +71,55 @@ def test_batches_in_bfloat16_are_one_kind_whichever_way_they_lie():
 def test_the_compiled_rounding_draws_the_bits_of_the_eager_one():
     torch.manual_seed(0)
     new = [torch.randn(33, 70) for _ in range(4)]
-    random = noise(torch.tensor(7.0), torch.Size((33, 70)))
+    random = noise(torch.tensor(7.0), torch.arange(33, dtype=torch.int32)[:, None], torch.arange(70, dtype=torch.int32)[None])
     eager, fused = ([torch.zeros(33, 70, dtype=torch.bfloat16) for _ in range(4)] for _ in range(2))
-    keep(eager, new, torch.tensor(True), random)
-    torch.compile(keep, fullgraph=True, dynamic=True)(fused, new, torch.tensor(True), random)
+    store(eager, new, torch.tensor(True), random)
+    torch.compile(store, fullgraph=True, dynamic=True)(fused, new, torch.tensor(True), random)
     assert all(torch.equal(x, y) for x, y in zip(eager, fused, strict=True))
     assert not torch.equal(eager[0], new[0].bfloat16())
 
 
-def test_ten_times_faster_than_the_naive_form():
-    assert times_faster(5, compile=True) > 10
+@pytest.mark.parametrize(
+    ("shape", "asked", "compiled"),
+    [((9, 9), None, False), ((10, 10), None, True), ((10, 10), False, False), ((9, 9), True, True)],
+)
+def test_compiling_is_the_default_where_it_pays(shape, asked, compiled):
+    assert compiles_a_step(torch.ones(shape), compile=asked) == compiled
 
 
-def test_compiling_is_the_default_where_it_pays(monkeypatch):
-    monkeypatch.setattr("celo2.torch.optimizer.COMPILE_FROM", 100)
-    used = []
-    monkeypatch.setattr(
-        "celo2.torch.optimizer.passes", lambda fused, device: used.append(fused) or passes_module.passes(False, device)
-    )
-    cases = [((9, 9), None, False), ((10, 10), None, True), ((10, 10), False, False), ((9, 9), True, True)]
-    for shape, wanted, expected in cases:
-        step_once(torch.ones(shape), compile=wanted)
-        assert used.pop() == expected
-    monkeypatch.setattr(compiler, "_cpp_compiler", lambda: None)
-    step_once(torch.ones(10, 10), compile=None)
-    assert used.pop() is False
-    with pytest.raises(InputError, match=r"compile=True needs a C\+\+ compiler, and none was found; install g\+\+"):
-        step_once(torch.ones(2, 2), compile=True)
+def test_without_a_compiler_the_default_is_eager_and_compiling_is_refused():
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert not compiles_a_step(torch.ones(10, 10), compile=None)
+        with pytest.raises(InputError, match=r"compile=True needs a C\+\+ compiler, and none was found; install g\+\+"):
+            compiles_a_step(torch.ones(2, 2), compile=True)
 
 
-def step_once(w, **options):
+def compiles_a_step(w, **options):
+    """Whether a step compiles the kernels, or would if they were not compiled before."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     w.grad = torch.ones_like(w)
-    Celo2([{"params": [w], "rule": "celo2"}], theta=THETA, **options).step()
+    optimizer = Celo2([{"params": [w], "rule": "celo2"}], theta=THETA, **options)
+    optimizer.limits = Limits(compile_from=100)
+    optimizer.step()
+    return torch._dynamo.utils.counters["stats"]["calls_captured"] > 0
+
+
+def test_an_eager_step_leaves_the_settings_of_the_process_alone():
+    """And so does a compiled one whose kernels are there; a user's own compilations may run beside it."""
+    from torch.fx.experimental import _config
+
+    seen = []
+
+    class Settings(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(_config.use_duck_shape)
+            return func(*args, **(kwargs or {}))
+
+    w = torch.ones(4, 4)
+    w.grad = torch.ones_like(w)
+    optimizer = Celo2([{"params": [w], "rule": "celo2"}], theta=THETA, compile=False)
+    with Settings():
+        optimizer.step()
+    assert seen
+    assert all(seen)

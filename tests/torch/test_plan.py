@@ -1,20 +1,24 @@
-"""Protects steps of small matrices in stacks: the numbers of one by one, whoever is in the stack with them."""
+"""Protects the plan of a step: who is stacked with whom, and that stacks get the numbers of one by one."""
 
 import pytest
 import torch
 
-from celo2.torch import Celo2, stacks
-from celo2.torch import kernels as passes_module
+from celo2.torch import Celo2
+from celo2.torch.kernels import Limits
+from celo2.torch.plan import Numbers, Planner, buckets, read
+from celo2.torch.gradients import check
 from tests.cases import THETA
 
 MATRIX, KERNEL, VECTOR = (12, 20), (6, 4, 3, 3), (9,)
+ONE_BY_ONE = Limits(stack=0)
 
 
-def train(shapes, orthogonalize=True, broken=(), late=(), **options):
+def train(shapes, orthogonalize=True, broken=(), late=(), limits=Limits(), **options):
     """Parameters and optimizer after six steps; `broken` had one infinite gradient, `late` none in the first step."""
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     optimizer = Celo2([{"params": params, "rule": "celo2"}], lr=0.01, theta=THETA, orthogonalize=orthogonalize, **options)
+    optimizer.limits = limits
     for step in range(6):
         for i, p in enumerate(params):
             p.grad = torch.randn(p.shape)
@@ -26,29 +30,27 @@ def train(shapes, orthogonalize=True, broken=(), late=(), **options):
     return params, optimizer
 
 
-@pytest.fixture
-def sizes(monkeypatch):
-    """How many parameters each stack took."""
-    taken, step_stack = [], stacks._step_stack
-    monkeypatch.setattr(stacks, "_step_stack", lambda jobs: (taken.append(len(jobs)), step_stack(jobs)))
-    return taken
-
-
-def one_by_one(monkeypatch):
-    monkeypatch.setattr(stacks, "step_all", lambda jobs: [stacks.step_(job) for job in jobs])
+def stack_sizes(optimizer, limits=Limits()):
+    """How many parameters each stack of the next step takes."""
+    parameters = [read(p, optimizer.state[p], group, None) for group in optimizer.param_groups for p in group["params"]]
+    planner, numbers = Planner(THETA, False, limits), Numbers()
+    batches = []
+    for parameter, flags in zip(parameters, check(parameters), strict=True):
+        batches += planner.batches(parameter, flags, numbers)
+    return [len(stack) for bucket in buckets(batches, limits) for stack in bucket.stacks]
 
 
 @pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
 @pytest.mark.parametrize("state_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("orthogonalize", [True, False])
 @pytest.mark.parametrize("shape", [MATRIX, MATRIX[::-1], KERNEL, VECTOR])
-def test_a_stack_moves_as_each_by_itself(shape, orthogonalize, state_dtype, sizes, monkeypatch):
+def test_a_stack_moves_as_each_by_itself(shape, orthogonalize, state_dtype):
     """With one that skips a step and one that begins later, so that their counts of steps differ."""
     case = {"orthogonalize": orthogonalize, "broken": {1}, "late": {2}, "state_dtype": state_dtype}
     together, optimizer = train([shape] * 4, **case)
-    assert max(sizes) == 4
-    one_by_one(monkeypatch)
-    expected, other = train([shape] * 4, **case)
+    assert stack_sizes(optimizer) == [4]
+    expected, other = train([shape] * 4, limits=ONE_BY_ONE, **case)
+    assert stack_sizes(other, ONE_BY_ONE) == [1] * 4
     for p, q in zip(together, expected, strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
         for mine, its in zip(optimizer.state[p].values(), other.state[q].values(), strict=True):
@@ -58,20 +60,20 @@ def test_a_stack_moves_as_each_by_itself(shape, orthogonalize, state_dtype, size
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
-def test_a_compiled_stack_moves_as_an_eager_one(sizes):
-    compiled, _ = train([MATRIX] * 3, compile=True)
-    assert max(sizes) == 3
+def test_a_compiled_stack_moves_as_an_eager_one():
+    compiled, optimizer = train([MATRIX] * 3, compile=True)
+    assert stack_sizes(optimizer) == [3]
     eager, _ = train([MATRIX] * 3, compile=False)
     torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-5)
 
 
-def test_a_stack_is_no_larger_than_a_tile_and_of_small_matrices_alone(sizes, monkeypatch):
-    monkeypatch.setattr(passes_module, "TILE", 4 * 12 * 20)
-    train([MATRIX] * 11 + [(20, 20)] * 3)
-    assert sizes == [4, 4, 3] * 6
+def test_a_stack_is_no_larger_than_a_tile_and_of_small_matrices_alone():
+    limits = Limits(tile=4 * 12 * 20)
+    _, optimizer = train([MATRIX] * 11 + [(20, 20)] * 3, limits=limits)
+    assert stack_sizes(optimizer, limits) == [1, 1, 1, 4, 4, 3]
 
 
-def test_a_stack_is_of_one_shape_layout_dtype_and_group(sizes):
+def test_a_stack_is_of_one_shape_layout_dtype_and_group():
     def matrices(shape, dtype=torch.float32):
         return [torch.nn.Parameter(torch.randn(shape).to(dtype)) for _ in range(2)]
 
@@ -84,7 +86,7 @@ def test_a_stack_is_of_one_shape_layout_dtype_and_group(sizes):
     for p in params:
         p.grad = torch.randn_like(p)
     optimizer.step()
-    assert sizes == [2] * 5
+    assert stack_sizes(optimizer) == [2] * 5
     moved = [(p.double() - old).square().mean().sqrt().item() for p, old in zip(params, before, strict=True)]
     assert moved == pytest.approx([0.1] * 8 + [0.3] * 2, rel=0.02)
 
@@ -111,13 +113,13 @@ def test_adamw_moves_both_parameters_of_one_storage():
     torch.testing.assert_close(shared, torch.full_like(shared, -0.25))
 
 
-def test_parameters_of_one_storage_are_both_moved(sizes):
+def test_parameters_of_one_storage_are_both_updated():
     shared = torch.randn(MATRIX)
     params = [torch.nn.Parameter(shared) for _ in range(2)]
     optimizer = Celo2([{"params": params, "rule": "celo2"}], lr=0.1, theta=THETA)
     before = shared.clone()
     for p in params:
-        p.grad = torch.randn(MATRIX, generator=torch.Generator().manual_seed(len(sizes)))
+        p.grad = torch.randn(MATRIX, generator=torch.Generator().manual_seed(0))
     optimizer.step()
-    assert not sizes
+    assert stack_sizes(optimizer) == [1, 1]
     assert (shared - before).square().mean().sqrt().item() == pytest.approx(0.2, rel=0.01)

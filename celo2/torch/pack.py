@@ -1,0 +1,148 @@
+"""Matrices as kernels take them: axes merged, small ones stacked; and the way back into the state.
+
+Results are those of one by one: nothing in a step goes from matrix to matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from celo2.rule import Accumulators
+from celo2.torch.plan import MatrixBatch
+
+
+def pack(stack: Sequence[MatrixBatch]) -> MatrixBatch:
+    """Merge the axes of batches and stack them in a batch (..., n, a, b).
+
+    One batch alone is not copied, where its axes merge in place and its kernels take it as it lies.
+    """
+    merged = [_merge(batch) for batch in stack]
+    if len(merged) > 1:
+        return _stack(merged)
+    return _dense(merged[0]) if merged[0].rule.kernels.fused else merged[0]
+
+
+def unpack(packed: MatrixBatch, stack: Sequence[MatrixBatch]) -> None:
+    """Write back what `pack` had to copy."""
+    batch_axes = stack[0].matrices
+    for new, *places in zip(_written(packed), *map(_written, stack), strict=True):
+        if len(stack) == 1:
+            parts = [new]
+        else:
+            size = len(stack), *stack[0].window.batch
+            parts = new.unflatten(-3, size).unbind(-3 - batch_axes)
+        for place, part in zip(places, parts, strict=True):
+            if place.data_ptr() != part.data_ptr():
+                place.copy_(part.reshape(place.shape))
+
+
+def _written(batch: MatrixBatch) -> list[Tensor]:
+    """Return the tensors that a step overwrites."""
+    momentum, second_moment, factored = batch.accumulators
+    return [batch.p, momentum, second_moment, *factored]
+
+
+def _merge(batch: MatrixBatch) -> MatrixBatch:
+    """Merge (..., *batch, *rows, *columns) to (..., *batch, a, b): a copy where strides do not allow a view."""
+    rows, columns = len(batch.window.rows), len(batch.window.columns)
+
+    def merge(x: Tensor) -> Tensor:
+        x = x.flatten(-rows - columns, -1 - columns) if rows > 1 else x
+        return x.flatten(-columns) if columns > 1 else x
+
+    momentum, second_moment, factored = batch.accumulators
+    # Factored moments have the axes of one side: R becomes (k, ..., a, 1), C and D (k, ..., 1, b).
+    *along_b, along_a = factored
+    sides = [r.flatten(-rows)[..., None] for r in along_b]
+    sides.append(along_a.flatten(-columns)[..., None, :])
+    accumulators = Accumulators(merge(momentum), merge(second_moment), tuple(sides))
+    return batch._replace(accumulators=accumulators, g=merge(batch.g), p=merge(batch.p))
+
+
+def _stack(batches: Sequence[MatrixBatch]) -> MatrixBatch:
+    """Copy equal batches into one (n, a, b) that lies in memory as its matrices do."""
+    first = batches[0]
+    transposed, batch_axes = is_transposed(first.p), first.matrices
+    count = first.p.shape[:-2].numel()
+
+    def stack(tensors: Iterable[Tensor], transposed: bool = False) -> Tensor:
+        laid = [x.mT if transposed else x for x in tensors]
+        x = torch.stack(laid, -3 - batch_axes).flatten(-3 - batch_axes, -3)
+        return x.mT if transposed else x
+
+    def number(numbers: Iterable[Tensor]) -> Tensor:
+        """Return one number (n, 1, 1) per matrix from one per batch or per matrix."""
+        each = [x.expand(*first.p.shape[:-2], 1, 1).reshape(-1) for x in numbers]
+        return torch.cat(each).view(-1, 1, 1)
+
+    old = [batch.accumulators for batch in batches]
+    factored = zip(*(each.factored for each in old), strict=True)
+    accumulators = Accumulators(
+        stack((each.momentum for each in old), transposed),
+        stack((each.second_moment for each in old), transposed),
+        tuple(stack(side) for side in factored),
+    )
+    inputs = first.inputs._replace(
+        finite=number(batch.inputs.finite for batch in batches),
+        active=number(batch.inputs.active for batch in batches),
+        step=number(batch.inputs.step for batch in batches),
+    )
+    return first._replace(
+        window=first.window._replace(batch=(len(batches) * count,)),
+        accumulators=accumulators,
+        g=stack((batch.g for batch in batches), transposed),
+        p=stack((batch.p for batch in batches), transposed),
+        inputs=inputs,
+    )
+
+
+def _dense(batch: MatrixBatch) -> MatrixBatch:
+    """Return a batch as fused kernels take it, so that they are compiled for few kinds.
+
+    It has no gaps in memory and at most one batch axis, with a number per matrix or, for one matrix
+    alone, numbers without axes.
+    """
+    transposed, batch_axes = is_transposed(batch.p), batch.matrices
+
+    def dense(x: Tensor) -> Tensor:
+        x = x.mT if transposed else x
+        x = x.flatten(-2 - batch_axes, -3) if batch_axes > 1 else x
+        x = x if x.stride(-1) == 1 and x.stride(-2) == x.shape[-1] else x.contiguous()
+        return x.mT if transposed else x
+
+    momentum, second_moment, factored = batch.accumulators
+    p = dense(batch.p)
+    shape = (len(p), 1, 1) if batch_axes else ()
+
+    def number(x: Tensor) -> Tensor:
+        if not batch_axes:
+            return x.reshape(())
+        return (
+            x.expand(*batch.window.batch, 1, 1).reshape(shape)
+            if x.ndim
+            else x.expand(shape).contiguous()
+        )
+
+    finite, active, step, *numbers = batch.inputs
+    return batch._replace(
+        window=batch.window._replace(batch=shape[:1]),
+        accumulators=Accumulators(
+            dense(momentum),
+            dense(second_moment),
+            tuple(f.reshape(len(f), *shape[:1], *f.shape[-2:]) for f in factored),
+        ),
+        g=dense(batch.g),
+        p=p,
+        inputs=type(batch.inputs)(number(finite), number(active), number(step), *numbers),
+    )
+
+
+def is_transposed(p: Tensor) -> bool:
+    """Return whether the columns of p (..., a, b) are further apart in memory than its rows.
+
+    Those of most Linear layers are, stored (out, in) and read with the shorter side first.
+    """
+    return p.stride(-1) > p.stride(-2)

@@ -1,0 +1,216 @@
+"""The only step there is, for local, stacked and sharded matrices alike.
+
+    pack         merge axes, stack small matrices               local copies, where needed
+    direction    accumulate, features, MLP, with sums between   all-reduce, where sharded
+    orthogonalize                                               all-to-all, where sharded
+    apply        parameter, learning rate, weight decay
+    unpack       write back what was copied
+
+`direction` is a generator that yields the sums it needs over full matrices and is sent them back, so
+that one all-reduce serves many matrices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from celo2 import rule
+from celo2.parameters.routing import ADAMW
+from celo2.rule import Channels
+from celo2.torch import adamw
+from celo2.torch.distributed import Exchange, Step, rms_scale, sum_of_squares
+from celo2.torch.gradients import check
+from celo2.torch.kernels import DirectionInputs, Entries, Sides
+from celo2.torch.layout import Window
+from celo2.torch.pack import is_transposed, pack, unpack
+from celo2.torch.plan import Bucket, MatrixBatch, Numbers, Parameter, Planner, buckets
+from celo2.torch.stochastic_rounding import Noise, noise
+
+Sums = list[Tensor]
+Result = tuple[Tensor, Tensor]
+"""(the MLP's output (..., a, b), whether each matrix ever had a gradient (..., 1, 1)), local."""
+
+
+def update_parameters(parameters: Sequence[Parameter], planner: Planner) -> list[Tensor]:
+    """Update parameters that have a gradient on some rank; every rank passes the same sharded ones.
+
+    Returns:
+        Per parameter, whether its gradient was finite, 0-d; nothing waits for it.
+    """
+    checks = check(parameters)
+    numbers = Numbers()
+    batches: list[MatrixBatch] = []
+    by_adamw = []
+    for parameter, flags in zip(parameters, checks, strict=True):
+        parameter.state["skipped"] += flags.present & ~flags.finite
+        if parameter.group["rule"] == ADAMW:
+            by_adamw.append(adamw.AdamWInputs.of(parameter, flags))
+        else:
+            batches += planner.batches(parameter, flags, numbers)
+    with without_autocast({parameter.p.device.type for parameter in parameters}):
+        for bucket in buckets(batches, planner.limits):
+            update_bucket(bucket)
+        adamw.update_all(by_adamw)
+    return [flags.finite for flags in checks]
+
+
+def update_bucket(bucket: Bucket) -> None:
+    """Update the matrices of a bucket and advance their accumulators, in place."""
+    packed = [pack(stack) for stack in bucket.stacks]
+    update(packed, bucket.exchange)
+    for batch, stack in zip(packed, bucket.stacks, strict=True):
+        unpack(batch, stack)
+
+
+def update(batches: Sequence[MatrixBatch], exchange: Exchange) -> None:
+    """Update packed batches that share their messages."""
+    results = _drive([direction(batch) for batch in batches], exchange)
+    directions = [d for d, _ in results]
+    if batches[0].rule.orthogonalize is None:
+        steps = _normalized(batches, directions, exchange)
+    else:
+        steps = exchange.orthogonalize(batches, directions)
+    for batch, (d, scale), (_, seen) in zip(batches, steps, results, strict=True):
+        _apply(batch, d, scale * seen)
+
+
+def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
+    """Compute the MLP's output for local elements, and advance the accumulators in place.
+
+    Yields local sums, placed in the full matrices, and is sent the sums over all ranks: first of
+    squared gradients along b (..., a, 1) and along a (..., 1, b), of squared plain channels and of
+    magnitudes (..., 1, 1); then of squared factored channels (channels, ..., 1, 1).
+    """
+    spec, theta, kernels, _ = batch.rule
+    window, inputs = batch.window, batch.inputs
+    a, b = window.a, window.b
+    # Kernels walk through memory in order: matrices that are stored transposed are transposed for
+    # them, and so is what they know about each side.
+    transposed = is_transposed(batch.p)
+
+    def lay(x: Tensor) -> Tensor:
+        return x.mT if transposed else x
+
+    momentum, second_moment, factored = batch.accumulators
+    is_vector = len(factored) == 1
+    entries = Entries(
+        [lay(m) for m in momentum.unbind()],
+        lay(second_moment),
+        lay(batch.g),
+        lay(batch.p),
+        window.take(inputs.active),
+    )
+    # 1. Momenta and second moment advance; the factored moments need sums over full sides.
+    sums = kernels.accumulate(spec, entries, _noise(batch, transposed))
+    along_b, along_a = sums.by_row, sums.by_column
+    if transposed:
+        along_b, along_a = along_a.mT, along_b.mT
+    along_b, along_a, plain, magnitude = yield [
+        window.place(along_b, rows=True),
+        window.place(along_a, columns=True),
+        window.place(sums.plain),
+        window.place(sums.magnitude),
+    ]
+    means = (along_a / a,) if is_vector else (along_b / b, along_a / a)
+    for state, new in zip(
+        factored, rule.accumulate_factored(torch, spec, factored, means), strict=True
+    ):
+        state.copy_(torch.where(inputs.active, new, state))
+    factored = tuple(state.to(theta.w0.dtype) for state in factored)
+
+    # 2. Channels are normalized by their RMS over the full matrix.
+    factors = _sides(window, rule.preconditioners(torch, spec, factored), transposed)
+    (multiplied,) = yield [window.place(kernels.factored_squares(spec, entries, factors))]
+    of_sides = rule.side_channels(torch, spec, factored)
+    of_entries = [x / (a * b) for x in rule.in_order(spec, [*plain], [*multiplied])]
+    squares = Channels(of_entries, *(rule.mean_squares(torch, channels) for channels in of_sides))
+
+    # 3. The normalization is folded into the first layer, whose products with the sides are small.
+    layer = rule.fold(torch, spec, theta.w0, squares, is_vector)
+    hidden = []
+    for weights, channels in zip(layer[1:], of_sides, strict=True):
+        if channels:
+            # The axis of hidden units moves to the front, where windows do not look.
+            hidden.append(rule.first_layer(torch, weights, channels).movedim(-3, 0))
+    sides = [None if x is None else x.movedim(0, -3) for x in _sides(window, hidden, transposed)]
+    own = DirectionInputs(window.take(layer.entries).contiguous(), Sides(*sides), factors)  # type: ignore[arg-type]
+    return lay(kernels.direction(spec, theta, entries, own)), window.take(magnitude) > 0
+
+
+def _sides(window: Window, arrays: Sequence[Tensor], transposed: bool) -> Sides:
+    """Return the local parts of a full array per side: two, one along b for vectors, or none."""
+    row = window.take(arrays[0], rows=True) if len(arrays) == 2 else None
+    column = window.take(arrays[-1], columns=True) if arrays else None
+    if not transposed:
+        return Sides(row, column)
+    return Sides(None if column is None else column.mT, None if row is None else row.mT)
+
+
+def _noise(batch: MatrixBatch, transposed: bool) -> Noise | None:
+    """Return the random bits of state in bfloat16, by the position of elements in full matrices."""
+    momentum, window = batch.accumulators.momentum, batch.window
+    if momentum.dtype != torch.bfloat16:
+        return None
+    rows, columns = (
+        torch.arange(length, dtype=torch.int32, device=momentum.device)
+        for length in (window.a, window.b)
+    )
+    alone = window._replace(batch=())
+    if window.divides_matrices:
+        rows = alone.take(rows[:, None], rows=True)[:, 0]
+        columns = alone.take(columns[None], columns=True)[0]
+    random = noise(batch.inputs.step, rows[:, None], columns[None])
+    return random.mT if transposed else random
+
+
+def _drive(work: Sequence[Generator[Sums, Sums, Result]], exchange: Exchange) -> list[Result]:
+    """Run `direction` for many batches side by side: they yield sums equally often."""
+    sums = [next(each) for each in work]
+    while True:
+        totals = exchange.sum(sums)
+        sums, results = [], []
+        for each, total in zip(work, totals, strict=True):
+            try:
+                sums.append(each.send(list(total)))
+            except StopIteration as end:
+                results.append(end.value)
+        if results:
+            return results
+
+
+def _normalized(
+    batches: Sequence[MatrixBatch], directions: Sequence[Tensor], exchange: Exchange
+) -> list[Step]:
+    """Return the steps of Celo2-base and of vectors: the directions, and what brings them to RMS 1."""
+    squares = []
+    for batch, d in zip(batches, directions, strict=True):
+        squares.append([batch.window.place(sum_of_squares(d))])
+    steps = []
+    for batch, d, (total,) in zip(batches, directions, exchange.sum(squares), strict=True):
+        mean_square = batch.window.take(total) / (batch.window.a * batch.window.b)
+        steps.append((d, rms_scale(batch.rule.spec.normalize_epsilon, mean_square)))
+    return steps
+
+
+def _apply(batch: MatrixBatch, d: Tensor, scale: Tensor) -> None:
+    """Subtract the step d * scale and weight decay."""
+    inputs, p = batch.inputs, batch.p
+    # Matrices without a gradient get weight decay alone.
+    scale = scale * batch.window.take(inputs.active)
+    if is_transposed(p):
+        p, d = p.mT, d.mT
+    batch.rule.kernels.apply(p, d, scale, inputs.lr, inputs.weight_decay, inputs.finite)
+
+
+@contextlib.contextmanager
+def without_autocast(devices: Iterable[str]) -> Iterator[None]:
+    """Keep products in their dtype, also where autocast is on around the optimizer."""
+    with contextlib.ExitStack() as stack:
+        for device in devices:
+            if torch.amp.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
