@@ -25,14 +25,18 @@ def _iteration(coefficients: tuple[float, float, float], x: jax.Array) -> jax.Ar
     return _forward(coefficients, x)[0]
 
 
-def _forward(coefficients: tuple[float, float, float], x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _forward(
+    coefficients: tuple[float, float, float], x: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     c1, c3, c5 = coefficients
     gram = x @ x.mT
     polynomial = c3 * gram + c5 * (gram @ gram)
     return c1 * x + polynomial @ x, (x, gram, polynomial)
 
 
-def _backward(coefficients: tuple[float, float, float], kept: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array]:
+def _backward(
+    coefficients: tuple[float, float, float], kept: tuple[jax.Array, ...], dy: jax.Array
+) -> tuple[jax.Array]:
     """Autodiff does not know that G and P are symmetric: with dP made so first, G^2 and X X^T each take one product less."""
     c1, c3, c5 = coefficients
     x, gram, polynomial = kept

@@ -1,15 +1,10 @@
-"""Celo2 for JAX, as optax transformations: `celo2` in the place of `optax.adamw`. Needs jax and optax alone, no PyTorch.
-
-Leaves of two and more axes are (..., in, out): each matrix of a batch gets the rule by itself. Where a library keeps
-(out, in), as equinox does, say so in `axes`.
-"""
+"""`scale_by_celo2`: the learned rule as an optax transformation of one update per leaf."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,244 +13,191 @@ import optax
 
 from celo2 import rule
 from celo2.errors import InputError
-from celo2.parameters.routing import ADAMW, CELO2, Routing, by_names_and_shapes, check_rule
 from celo2.parameters.state import ParameterState, join, moment_shapes, pack, unpack
-from celo2.parameters.views import MatrixAxes, matrix_views
-from celo2.rule import Weights
-from celo2.rule.spec import Spec
+from celo2.parameters.views import MatrixAxes, MatrixView, matrix_views
+from celo2.rule import Spec, Weights
 from celo2.theta import Theta, load_theta
 
-__all__ = ["MatrixAxes", "ScaleByCelo2State", "celo2", "route", "scale_by_celo2"]
-
 Axes = MatrixAxes | Any | Callable[[Any], Any] | None
-"""One `MatrixAxes` for all leaves, a tree with one for each leaf of the parameters, or a function from them to such a tree."""
+"""One `MatrixAxes` for all leaves, a tree with one per leaf (or None: by default) or a prefix of
+such a tree, or a function from the parameters to one."""
 
 
 class ScaleByCelo2State(NamedTuple):
-    """State of `scale_by_celo2`: trees like the parameters, float32 whatever they are (see `celo2.parameters.state`)."""
+    """State of `scale_by_celo2`: trees like the parameters, in float32 or wider.
+
+    The first four are described in `celo2.parameters.state`.
+    """
 
     momentum: Any
     second_moment: Any
     row_moments: Any
     column_moments: Any
     skipped: jax.Array
-    """How many gradients (leaf by leaf) were not finite and were skipped; int32."""
+    """Number of gradients, leaf by leaf, that were not finite and were skipped; int32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """What the update of every leaf has in common."""
+
+    spec: Spec
+    weights: Weights
+    orthogonalize: bool
+    skip_zero_gradients: bool
 
 
 def scale_by_celo2(
-    theta: str | os.PathLike[str] | Theta = "celo2", *, orthogonalize: bool | None = None, axes: Axes = None
+    theta: str | os.PathLike[str] | Theta = "celo2",
+    *,
+    orthogonalize: bool | None = None,
+    axes: Axes = None,
+    skip_zero_gradients: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Turn gradients into steps of RMS 1 by the Celo2 rule; to be scaled by a learning rate and subtracted.
+    """Transform gradients into updates of RMS 1 by the learned rule of Celo2.
+
+    They are to be scaled by a learning rate and subtracted.
 
     Args:
         theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
-        orthogonalize: Newton-Schulz on matrices; None: as theta was meta-trained.
-        axes: where the matrices of each leaf are; None: the last two axes, (..., in, out).
+        orthogonalize: apply Newton-Schulz to matrices; None: as theta was meta-trained.
+        axes: the axes that form the matrices of each leaf. None: a leaf of four or more axes is a
+            convolution kernel (taps..., in, out), one matrix (taps * in, out); of any other leaf
+            the last two axes are the matrix, (..., in, out).
+        skip_zero_gradients: leave a matrix whose gradient is exactly zero where it is, with its
+            running statistics. False: it goes on moving by its momentum at full RMS.
 
     Returns:
-        A transformation whose `update` needs `params`. Updates keep the dtype of the gradients. A leaf whose gradient is
-        not finite gets a zero update and its accumulators stay as they were. `update(..., weights=Weights(...))` takes
-        other learned numbers for that call, which may be traced, differentiated and batched.
+        A transformation whose `update` needs `params`. Updates keep the dtype of the gradients. A
+        leaf whose gradient is not finite gets a zero update and its state stays as it was.
+        `update(..., weights=Weights(...))` takes other learned numbers for that call, which may be
+        traced, differentiated and batched.
 
     Raises:
-        InputError: no such theta; in `init` and `update`, leaves that are complex or axes that do not fit; in `update`,
-            `params` is None.
+        InputError: no such theta; in `init` and `update`, leaves that are not real floats or axes
+            that do not fit; in `update`, `params` is None.
     """
     theta = theta if isinstance(theta, Theta) else load_theta(theta)
-    orthogonalized = theta.spec.newton_schulz if orthogonalize is None else orthogonalize
+    spec = theta.spec
+    orthogonalize = spec.newton_schulz if orthogonalize is None else orthogonalize
 
     def init(params: Any) -> ScaleByCelo2State:
-        states = jax.tree.map(functools.partial(_init_leaf, theta.spec), params, _axes_tree(axes, params))
-        return ScaleByCelo2State._make([*_unzip(params, states, len(ParameterState._fields)), jnp.zeros((), jnp.int32)])
+        def init_leaf(p: Any, leaf_axes: MatrixAxes) -> ParameterState:
+            return _init_leaf(spec, p, leaf_axes)
+
+        states = jax.tree.map(init_leaf, params, _axes_tree(axes, params))
+        trees = _unzip(params, states, len(ParameterState._fields))
+        return ScaleByCelo2State(*trees, jnp.zeros((), jnp.int32))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, weights: Weights = theta.weights, **extra: Any
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        weights: Weights = theta.weights,
+        **extra: Any,
     ) -> tuple[Any, ScaleByCelo2State]:
         del extra
         if params is None:
-            raise InputError("params is None, but the Celo2 rule reads the weights; call update(grads, state, params)")
-        one = functools.partial(_update_leaf, theta.spec, Weights(*map(jnp.asarray, weights)), orthogonalized)
+            raise InputError(
+                "params is None, but the Celo2 rule reads the weights; "
+                "call update(grads, state, params)"
+            )
+        arrays = Weights(*map(jnp.asarray, weights))
+        shared = _Rule(spec, arrays, orthogonalize, skip_zero_gradients)
+
+        def update_leaf(g: Any, p: Any, leaf_axes: MatrixAxes, *old: Any) -> tuple[Any, ...]:
+            return _update_leaf(shared, g, p, leaf_axes, ParameterState(*old))
+
         *trees, skipped = state
-        outcomes = jax.tree.map(one, updates, params, _axes_tree(axes, params), *trees)
-        steps, finite, *trees = _unzip(updates, outcomes, 2 + len(ParameterState._fields))
-        skipped = sum((~f for f in jax.tree.leaves(finite)), start=skipped)
-        return steps, ScaleByCelo2State._make([*trees, skipped])
+        results = jax.tree.map(update_leaf, updates, params, _axes_tree(axes, params), *trees)
+        steps, finite, *trees = _unzip(updates, results, 2 + len(ParameterState._fields))
+        for is_finite in jax.tree.leaves(finite):
+            skipped = skipped + ~is_finite
+        return steps, ScaleByCelo2State(*trees, skipped)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def celo2(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    weight_decay: float = 0.0,
-    adamw_lr_multiplier: float = 20.0,
-    theta: str | os.PathLike[str] | Theta = "celo2",
-    orthogonalize: bool | None = None,
-    labels: Any = None,
-    axes: Axes = None,
-    b1: float = 0.9,
-    b2: float = 0.95,
-    eps: float = 1e-8,
-) -> optax.GradientTransformationExtraArgs:
-    """The learned optimizer Celo2: its rule on hidden matrices, AdamW on vectors and what is named an embedding or a head.
+def default_axes(shape: tuple[int, ...]) -> MatrixAxes:
+    """Return the reading of a leaf of which nothing is stated; see `scale_by_celo2`."""
+    if len(shape) < 4:
+        return MatrixAxes()
+    return MatrixAxes(fan_in=tuple(range(len(shape) - 1)), fan_out=-1)
 
-    A leaf whose gradient is not finite stays where it is for that step, as do its accumulators.
 
-    Args:
-        learning_rate: RMS of a step of every matrix; a number or an optax schedule.
-        weight_decay: decoupled, on both rules.
-        adamw_lr_multiplier: rate of AdamW over `learning_rate`; 20 in the paper.
-        theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
-        orthogonalize: Newton-Schulz on (Celo2) or off (Celo2-base: the rule alone, on every leaf); None: as theta was
-            meta-trained.
-        labels: tree of "celo2" and "adamw" with the parameters' structure (or a prefix of it), or a function from the
-            parameters to one; None: by name and shape (see `route`).
-        axes: as of `scale_by_celo2`.
-        b1: first decay of AdamW.
-        b2: second decay of AdamW.
-        eps: of AdamW.
+def as_float(x: Any) -> jax.Array:
+    """Return a leaf in float32, or in float64 if it has that already; Python floats are taken too.
 
     Raises:
-        InputError: a number out of range, no such theta.
+        InputError: the leaf is not of real floats.
     """
-    theta = theta if isinstance(theta, Theta) else load_theta(theta)
-    everywhere = theta.spec.everywhere if orthogonalize is None else not orthogonalize
-    numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay, "adamw_lr_multiplier": adamw_lr_multiplier}
-    for name, value in numbers.items():
-        if isinstance(value, int | float) and not value >= 0:
-            raise InputError(f"{name} is {value}; it must not be below 0")
-
-    def adamw_rate(count: Any) -> Any:
-        return adamw_lr_multiplier * (learning_rate(count) if callable(learning_rate) else learning_rate)
-
-    def by_route(params: Any) -> Any:
-        rules = iter(route(params, everywhere))
-        return jax.tree.map(lambda _: next(rules).rule, params)
-
-    hidden = optax.chain(
-        scale_by_celo2(theta, orthogonalize=orthogonalize, axes=axes),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    rest = optax.chain(
-        _kept_where_not_finite(optax.scale_by_adam(b1, b2, eps)),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(adamw_rate),
-    )
-    transforms: dict[Hashable, optax.GradientTransformation] = {
-        CELO2: _still_where_not_finite(hidden),
-        ADAMW: _still_where_not_finite(rest),
-    }
-    return optax.partition(transforms, _checked(by_route if labels is None else labels))
-
-
-def route(params: Any, everywhere: bool = False) -> Routing:
-    """Who moves which leaf, and why, by the names on its path and its shape; `everywhere`: the rule on all (Celo2-base)."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    routes = by_names_and_shapes([(_dotted(path), jnp.shape(leaf)) for path, leaf in leaves])
-    if everywhere:
-        routes = [dataclasses.replace(r, rule=CELO2, why=f"Celo2-base moves everything ({r.why})") for r in routes]
-    return Routing(routes)
-
-
-def _dotted(path: Any) -> str:
-    """A key path as a dotted name; nnx and equinox wrap values in attributes that say nothing."""
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-
-
-def _checked(labels: Any) -> Any:
-    """The labels, or a function that gives them; an unknown label is told at once."""
-
-    def check(tree: Any) -> Any:
-        for label in jax.tree.leaves(tree):
-            check_rule(label)
-        return tree
-
-    return (lambda params: check(labels(params))) if callable(labels) else check(labels)
-
-
-def _still_where_not_finite(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`inner`, but a leaf whose gradient is not finite gets a zero update (no weight decay either)."""
-    with_extra = optax.with_extra_args_support(inner)
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        new, state = with_extra.update(updates, state, params, **extra)
-        return jax.tree.map(lambda u, g: jnp.where(jnp.isfinite(g).all(), u, jnp.zeros_like(u)), new, updates), state
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
-
-
-def _kept_where_not_finite(adam: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Adam in float32, but the moments of a leaf whose gradient is not finite stay as they were.
-
-    Its bias correction counts the step all the same: optax keeps one count for all leaves.
-    """
-
-    def init(params: Any) -> Any:
-        return adam.init(jax.tree.map(_wide, params))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        steps, moved = adam.update(jax.tree.map(_wide, updates), state, params)
-        new: Any = moved
-        finite = jax.tree.map(lambda g: jnp.isfinite(g).all(), updates)
-
-        def keep(after: Any, before: Any) -> Any:
-            return jax.tree.map(jnp.where, finite, after, before)
-
-        kept = new._replace(mu=keep(new.mu, state.mu), nu=keep(new.nu, state.nu))
-        return jax.tree.map(lambda step, g: step.astype(g.dtype), steps, updates), kept
-
-    return optax.GradientTransformation(init, update)
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(
+            f"a leaf of shape {x.shape} is of {x.dtype}; only real floats can be optimized, "
+            "so mask or split it"
+        )
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _axes_tree(axes: Axes, params: Any) -> Any:
-    """One `MatrixAxes` for each leaf of the parameters; `axes` may be a prefix of their tree, and leaves may be masked."""
+    """Return one `MatrixAxes` per leaf; `axes` may be a prefix tree, and leaves may be masked."""
     axes = axes(params) if callable(axes) else axes
 
-    def spread(stated: MatrixAxes | None, subtree: Any) -> Any:
-        return jax.tree.map(lambda _: stated or MatrixAxes(), subtree)
+    def expand(stated: MatrixAxes | None, subtree: Any) -> Any:
+        return jax.tree.map(lambda p: stated or default_axes(jnp.shape(p)), subtree)
 
-    return jax.tree.map(spread, axes, params, is_leaf=lambda x: x is None or isinstance(x, MatrixAxes))
+    def is_leaf(x: Any) -> bool:
+        return x is None or isinstance(x, MatrixAxes)
+
+    return jax.tree.map(expand, axes, params, is_leaf=is_leaf)
 
 
-def _unzip(tree: Any, outcomes: Any, count: int) -> list[Any]:
-    """A tree with a tuple of `count` at each leaf of `tree`, as `count` trees."""
-    treedef = jax.tree.structure(tree)
-    columns = zip(*treedef.flatten_up_to(outcomes), strict=True) if treedef.num_leaves else [()] * count
-    return [treedef.unflatten(column) for column in columns]
+def _unzip(tree: Any, results: Any, count: int) -> list[Any]:
+    """Turn a tree with a tuple of `count` at each leaf of `tree` into `count` trees."""
+    structure = jax.tree.structure(tree)
+    tuples = structure.flatten_up_to(results)
+    return [structure.unflatten([each[i] for each in tuples]) for i in range(count)]
 
 
 def _init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> ParameterState:
-    second_moment = _wide(jnp.zeros_like(p))
+    second_moment = jnp.zeros_like(as_float(p))
     momentum = jnp.stack([second_moment for _ in spec.momentum_decays])
-    moments = moment_shapes(spec, matrix_views(p.shape, axes), second_moment, jnp)
-    return ParameterState(momentum, second_moment, *(jnp.zeros(shape, second_moment.dtype) for shape in moments))
+    views = matrix_views(second_moment.shape, axes)
+    rows, columns = moment_shapes(spec, views, second_moment, jnp)
+    dtype = second_moment.dtype
+    return ParameterState(
+        momentum, second_moment, jnp.zeros(rows, dtype), jnp.zeros(columns, dtype)
+    )
 
 
 def _update_leaf(
-    spec: Spec, theta: Weights, orthogonalized: bool, g: Any, p: Any, axes: MatrixAxes, *old: Any
+    shared: _Rule, g: Any, p: Any, axes: MatrixAxes, old: ParameterState
 ) -> tuple[Any, ...]:
-    """(step, whether the gradient was finite, the four arrays of the new state) of one leaf."""
+    """Return (update, whether the gradient was finite, the four arrays of the new state)."""
+    g = jnp.asarray(g)
     if g.size == 0:
         return g, jnp.array(True), *old
-    wide_g, wide_p = _wide(g), _wide(p)
+    wide_g, wide_p = as_float(g), as_float(p)
     finite = jnp.isfinite(wide_g).all()
     wide_g = jnp.where(finite, wide_g, 0)
-    parts = matrix_views(g.shape, axes)
-    steps, new = [], []
+    views = matrix_views(g.shape, axes)
+    steps, accumulators = [], []
     with jax.default_matmul_precision("highest"):
-        for part, accumulators in zip(parts, unpack(jnp, parts, ParameterState(*old)), strict=True):
-            orthogonalize = rule.orthogonalize if orthogonalized and not part.is_vector else None
-            view_g, view_p = part.view(jnp, wide_g), part.view(jnp, wide_p)
-            step, after = rule.update(jnp, spec, theta, accumulators, view_g, view_p, orthogonalize)
+        for view, before in zip(views, unpack(jnp, views, old), strict=True):
+            step, after = _update_matrices(shared, view, before, wide_g, wide_p)
             steps.append(step)
-            new.append(after)
-    kept = (jnp.where(finite, after, before) for after, before in zip(pack(jnp, parts, new), old, strict=True))
-    return jnp.where(finite, join(jnp, parts, steps), 0).astype(g.dtype), finite, *kept
+            accumulators.append(after)
+    new = pack(jnp, views, accumulators)
+    kept = [jnp.where(finite, after, before) for after, before in zip(new, old, strict=True)]
+    return jnp.where(finite, join(jnp, views, steps), 0).astype(g.dtype), finite, *kept
 
 
-def _wide(x: Any) -> Any:
-    """In float32, or float64 if it is that already."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(f"a leaf of shape {x.shape} is of {x.dtype}; only real floats can be optimized, so mask or split it")
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _update_matrices(
+    shared: _Rule, view: MatrixView, before: rule.Accumulators, g: Any, p: Any
+) -> tuple[Any, rule.Accumulators]:
+    g, p = view.view(jnp, g), view.view(jnp, p)
+    orthogonalize = rule.orthogonalize if shared.orthogonalize and not view.is_vector else None
+    active = rule.has_gradient(jnp, g) if shared.skip_zero_gradients else None
+    return rule.update(jnp, shared.spec, shared.weights, before, g, p, orthogonalize, active)

@@ -75,7 +75,7 @@ def _clipped(xp: Any, spec: Spec, x: Inputs) -> list[Array]:
     return [xp.clip(x.g, -spec.feature_clip, spec.feature_clip)]
 
 
-def _root(xp: Any, spec: Spec, side: Sequence[Array]) -> list[Array]:
+def _root(xp: Any, spec: Spec, side: Array) -> list[Array]:
     return [*(1 / xp.sqrt(side + spec.second_moment_epsilon))]
 
 

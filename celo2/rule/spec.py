@@ -131,8 +131,10 @@ class Spec:
             raise InputError(
                 f"the spec has unknown fields {unknown}; this theta needs another version of celo2"
             )
-        pairs = values.items()
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in pairs})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**fields)
 
 
 def _is_positive(value: Any) -> bool:

@@ -37,8 +37,10 @@ def train(optimizer, w, grads):
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters_after_twenty_steps_with_weight_decay(name, orthogonalize):
     w, grads = draw(SHAPES[name])
-    p, _ = train(make(0.01, weight_decay=0.1, orthogonalize=orthogonalize, labels="celo2"), w, grads)
-    _, expected = oracle_steps(REFERENCE, grads, w, orthogonalize, weight_decay=0.1)
+    optimizer = make(0.01, weight_decay=0.1, orthogonalize=orthogonalize, labels="celo2", axes=MatrixAxes())
+    p, _ = train(optimizer, w, grads)
+    decay = 0.1 if w.ndim > 1 else 0.0
+    _, expected = oracle_steps(REFERENCE, grads, w, orthogonalize, weight_decay=decay)
     np.testing.assert_allclose(p, expected[-1], rtol=0, atol=1e-5)
 
 
@@ -66,7 +68,7 @@ def test_axes_stated_for_one_leaf():
 def test_torch_and_jax_agree(name):
     """Directly, in float32, to 1e-5 after twenty steps with weight decay."""
     w, grads = draw(SHAPES[name])
-    p, _ = train(make(0.01, weight_decay=0.1, labels="celo2"), w, grads)
+    p, _ = train(make(0.01, weight_decay=0.1, labels="celo2", axes=MatrixAxes()), w, grads)
     axes = {"axes": (-2, -1)} if w.ndim > 1 else {}
     q = torch.nn.Parameter(torch.from_numpy(w.copy()))
     optimizer = Celo2([{"params": [q], "rule": "celo2", **axes}], lr=0.01, weight_decay=0.1, theta=THETA)
@@ -253,10 +255,69 @@ def test_the_alias_moves_no_leaf_whose_gradient_is_not_finite():
 
 
 def test_the_adamw_part_is_the_adamw_of_optax():
-    w, grads = draw((6, 4), steps=5)
+    """Its update has the multiplied learning rate, its weight decay the base one."""
+    w, grads = draw((5, 3))
     p, _ = train(make(1e-3, weight_decay=0.1, labels="adamw"), w, grads)
-    q, _ = train(optax.adamw(2e-2, b1=0.9, b2=0.95, weight_decay=0.1), w, grads)
-    np.testing.assert_allclose(p, q, atol=1e-6)
+    q, _ = train(optax.adamw(2e-2, b1=0.9, b2=0.95, weight_decay=0.1 / 20), w, grads)
+    np.testing.assert_allclose(p, q, rtol=0, atol=1e-6)
+
+
+def test_weight_decay_spares_biases_and_norms_unless_asked():
+    params = {"w": jnp.ones((3, 3)), "norm": {"scale": jnp.ones((1, 3))}, "bias": jnp.ones(3)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+
+    def after(**options):
+        optimizer = make(0.1, weight_decay=0.5, **options)
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    np.testing.assert_allclose(after()["w"], 0.95)
+    np.testing.assert_array_equal(after()["bias"], 1.0)
+    np.testing.assert_array_equal(after()["norm"]["scale"], 1.0)
+    np.testing.assert_allclose(after(weight_decay_mask=True)["bias"], 0.95)
+
+
+def test_a_matrix_without_gradient_stays_with_its_statistics():
+    """Of two experts one had no tokens; without the option it moves on at full RMS."""
+    w, grads = draw((2, 6, 4), steps=3)
+    idle = grads.copy()
+    idle[1:, 1] = 0
+    p, state = train(scale_by_lr(skip_zero_gradients=True), w, idle)
+    once, after_one = train(scale_by_lr(skip_zero_gradients=True), w, idle[:1])
+    both, _ = train(scale_by_lr(skip_zero_gradients=True), w, grads)
+    np.testing.assert_array_equal(p[1], once[1])
+    np.testing.assert_array_equal(state[0].momentum[:, 1], after_one[0].momentum[:, 1])
+    np.testing.assert_array_equal(p[0], both[0])
+    moving, _ = train(scale_by_lr(skip_zero_gradients=False), w, idle)
+    step = np.asarray(moving[1] - train(scale_by_lr(skip_zero_gradients=False), w, idle[:2])[0][1])
+    np.testing.assert_allclose(np.sqrt(np.mean(step**2)), 0.01, rtol=1e-3)
+
+
+def scale_by_lr(**options):
+    return optax.chain(scale_by_celo2(THETA, **options), optax.scale_by_learning_rate(0.01))
+
+
+def test_a_convolution_kernel_is_one_matrix_by_default():
+    w, grads = draw((3, 3, 4, 16))
+    p, _ = train(make(0.01, labels="celo2"), w, grads)
+    q, _ = train(make(0.01, labels="celo2"), w.reshape(36, 16), grads.reshape(-1, 36, 16))
+    np.testing.assert_allclose(p.reshape(36, 16), q, rtol=0, atol=1e-5)
+    _, expected = oracle_steps(REFERENCE, grads.reshape(-1, 36, 16), w.reshape(36, 16), True)
+    np.testing.assert_allclose(q, expected[-1], rtol=0, atol=1e-5)
+
+
+def test_a_python_float_is_a_leaf():
+    params = {"w": jnp.ones((3, 2)), "temperature": 1.0}
+    optimizer = make(1e-3)
+    grads = {"w": jnp.ones((3, 2)), "temperature": 0.5}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["temperature"], -0.02, rtol=1e-3)
+
+
+def test_names_of_haiku_are_cut_at_slashes():
+    params = {"transformer/~/lm_head": {"w": jnp.ones((8, 16))}, "mlp/~/linear_0": {"w": jnp.ones((8, 16))}}
+    rules = {each.name: each.rule for each in route(params)}
+    assert rules == {"mlp.linear_0.w": "celo2", "transformer.lm_head.w": "adamw"}
 
 
 def test_nnx_optimizer():

@@ -1,0 +1,174 @@
+"""`celo2`: the learned rule on hidden matrices and AdamW on the rest, in place of `optax.adamw`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo2.errors import InputError
+from celo2.jax.transform import Axes, as_float, scale_by_celo2
+from celo2.parameters.routing import ADAMW, CELO2, Routing, by_names_and_shapes, check_rule
+from celo2.theta import Theta, load_theta
+
+
+def celo2(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weight_decay: float = 0.0,
+    weight_decay_mask: Any = None,
+    adamw_lr_multiplier: float = 20.0,
+    theta: str | os.PathLike[str] | Theta = "celo2",
+    orthogonalize: bool | None = None,
+    labels: Any = None,
+    axes: Axes = None,
+    skip_zero_gradients: bool = True,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """Create the learned optimizer Celo2.
+
+    Its rule updates hidden matrices; AdamW updates vectors and what is named an embedding or an
+    output head. A leaf whose gradient is not finite stays where it is for that step, as does its
+    state.
+
+    Args:
+        learning_rate: RMS of the update of every matrix per step; a number or an optax schedule.
+        weight_decay: decoupled weight decay, p <- p - learning_rate * weight_decay * p, under both
+            optimizers. The default is 0; that of `optax.adamw` is 1e-4, of PyTorch's AdamW 0.01.
+        weight_decay_mask: tree of booleans with the parameters' structure (or a prefix of it), or a
+            function from the parameters to one: which leaves decay. None: all but biases, norms
+            and other leaves of fewer than two axes.
+        adamw_lr_multiplier: learning rate of AdamW over `learning_rate`; 20 in the paper. It does
+            not multiply weight decay.
+        theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
+        orthogonalize: apply Newton-Schulz (Celo2), or use the rule alone, on every leaf
+            (Celo2-base); None: as theta was meta-trained.
+        labels: tree of "celo2" and "adamw" with the parameters' structure (or a prefix of it), or a
+            function from the parameters to one; None: by name and shape (see `route`).
+        axes: as in `scale_by_celo2`.
+        skip_zero_gradients: as in `scale_by_celo2`.
+        b1: first decay of AdamW.
+        b2: second decay of AdamW.
+        eps: epsilon of AdamW.
+
+    Raises:
+        InputError: a number out of range, or no such theta.
+    """
+    theta = theta if isinstance(theta, Theta) else load_theta(theta)
+    everywhere = theta.spec.everywhere if orthogonalize is None else not orthogonalize
+    _check_not_negative("learning_rate", learning_rate)
+    _check_not_negative("weight_decay", weight_decay)
+    _check_not_negative("adamw_lr_multiplier", adamw_lr_multiplier)
+
+    def routed_labels(params: Any) -> Any:
+        rules = [each.rule for each in route(params, everywhere)]
+        return jax.tree.structure(params).unflatten(rules)
+
+    mask = _decaying if weight_decay_mask is None else weight_decay_mask
+    tail = [
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    ]
+    learned = scale_by_celo2(
+        theta, orthogonalize=orthogonalize, axes=axes, skip_zero_gradients=skip_zero_gradients
+    )
+    # The multiplier comes before weight decay is added, so that it scales AdamW's update alone.
+    adamw = [_skip_not_finite(optax.scale_by_adam(b1, b2, eps)), optax.scale(adamw_lr_multiplier)]
+    transforms: dict[Hashable, optax.GradientTransformation] = {
+        CELO2: _zero_where_not_finite(optax.chain(learned, *tail)),
+        ADAMW: _zero_where_not_finite(optax.chain(*adamw, *tail)),
+    }
+    return optax.partition(transforms, _checked(routed_labels if labels is None else labels))
+
+
+def route(params: Any, everywhere: bool = False) -> Routing:
+    """Return which optimizer updates each leaf, and why, by the names on its path and its shape.
+
+    With `everywhere`, the rule updates every leaf (Celo2-base).
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    routes = by_names_and_shapes([(_dotted(path), jnp.shape(leaf)) for path, leaf in leaves])
+    if everywhere:
+        for i, each in enumerate(routes):
+            why = f"Celo2-base updates everything ({each.why})"
+            routes[i] = dataclasses.replace(each, rule=CELO2, why=why)
+    return Routing(routes)
+
+
+def _decaying(params: Any) -> Any:
+    """Return which leaves have weight decay by default."""
+    structure = jax.tree.structure(params)
+    return structure.unflatten([each.decays for each in route(params)])
+
+
+def _dotted(path: Any) -> str:
+    """Return a key path as a dotted name.
+
+    nnx and equinox wrap values in attributes that say nothing; haiku's names hold slashes, and
+    "~" for the constructor.
+    """
+    name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    return ".".join(part for part in name.replace("/", ".").split(".") if part != "~")
+
+
+def _check_not_negative(name: str, value: Any) -> None:
+    if isinstance(value, int | float) and not value >= 0:
+        raise InputError(f"{name} is {value}; it must not be below 0")
+
+
+def _checked(labels: Any) -> Any:
+    """Return the labels, or a function that gives them, refusing an unknown label early."""
+
+    def check(tree: Any) -> Any:
+        for label in jax.tree.leaves(tree):
+            check_rule(label)
+        return tree
+
+    def labels_of(params: Any) -> Any:
+        return check(labels(params))
+
+    return labels_of if callable(labels) else check(labels)
+
+
+def _zero_where_not_finite(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Give a leaf whose gradient is not finite a zero update: no weight decay either."""
+    with_extra = optax.with_extra_args_support(inner)
+
+    def zeroed(update: Any, g: Any) -> jax.Array:
+        return jnp.where(jnp.isfinite(g).all(), update, jnp.zeros_like(update))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        new, state = with_extra.update(updates, state, params, **extra)
+        return jax.tree.map(zeroed, new, updates), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _skip_not_finite(adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Run Adam in float32, and keep the moments of a leaf whose gradient is not finite.
+
+    Its bias correction counts the step all the same: optax keeps one count for all leaves.
+    """
+
+    def init(params: Any) -> Any:
+        return adam.init(jax.tree.map(as_float, params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        result: tuple[Any, Any] = adam.update(jax.tree.map(as_float, updates), state, params)
+        steps, new = result
+        finite = jax.tree.map(lambda g: jnp.isfinite(g).all(), updates)
+        mu = jax.tree.map(jnp.where, finite, new.mu, state.mu)
+        nu = jax.tree.map(jnp.where, finite, new.nu, state.nu)
+        steps = jax.tree.map(lambda step, g: step.astype(jnp.asarray(g).dtype), steps, updates)
+        return steps, new._replace(mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
