@@ -1,4 +1,4 @@
-"""The learning-rate schedule that networks are trained with, in meta-training and in validation alike."""
+"""The learning-rate schedule of meta-training and of evaluation."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 
 WARMUP = 0.05
-"""Fraction of a run."""
+"""Fraction of a run spent in warm-up."""
 
 
 def warmup_cosine(progress: Any) -> Any:
-    """Factor of the peak rate after `progress` (0..1) of a run: up in a line over the first twentieth, then a cosine to 0."""
+    """Return the factor of the peak learning rate at `progress` (0..1) of a run.
+
+    Linear warm-up, then a cosine to 0.
+    """
     warm = jnp.minimum(1.0, progress / WARMUP)
     return warm * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip((progress - WARMUP) / (1 - WARMUP), 0, 1)))

@@ -1,4 +1,4 @@
-"""Theta, the learned numbers of a rule: identity, files. Needs NumPy only; a front end makes its own arrays."""
+"""Theta, the learned numbers of a rule: their identity and their files. Needs NumPy only."""
 
 from __future__ import annotations
 

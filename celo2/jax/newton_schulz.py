@@ -1,4 +1,4 @@
-"""Newton-Schulz for meta-training: `rule.orthogonalize` with a backward pass of fewer products than autodiff's."""
+"""Newton-Schulz for meta-training, with a backward pass of fewer products than autodiff's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celo2.rule.spec import Spec
 
 
 def orthogonalize(xp: Any, spec: Spec, d: jax.Array) -> jax.Array:
-    """All singular values of d (..., a, b), a <= b, to about 1; stands where `rule.orthogonalize` does."""
+    """Bring all singular values of d (..., a, b), a <= b, to about 1, as `rule.orthogonalize`."""
     x: Any = d / (jnp.sqrt(jnp.sum(d * d, (-2, -1), keepdims=True)) + spec.newton_schulz_epsilon)
     for _ in range(spec.newton_schulz_iterations):
         x = _iteration(spec.newton_schulz_coefficients, x)
@@ -21,7 +21,7 @@ def orthogonalize(xp: Any, spec: Spec, d: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _iteration(coefficients: tuple[float, float, float], x: jax.Array) -> jax.Array:
-    """c1 X + P X with G = X X^T and P = c3 G + c5 G^2."""
+    """Return c1 X + P X with G = X X^T and P = c3 G + c5 G^2."""
     return _forward(coefficients, x)[0]
 
 
@@ -37,7 +37,11 @@ def _forward(
 def _backward(
     coefficients: tuple[float, float, float], kept: tuple[jax.Array, ...], dy: jax.Array
 ) -> tuple[jax.Array]:
-    """Autodiff does not know that G and P are symmetric: with dP made so first, G^2 and X X^T each take one product less."""
+    """Return the gradient of X.
+
+    Autodiff does not know that G and P are symmetric: with dP symmetrized first, G^2 and X X^T each
+    take one product less.
+    """
     c1, c3, c5 = coefficients
     x, gram, polynomial = kept
     half = dy @ x.mT

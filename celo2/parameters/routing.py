@@ -1,7 +1,8 @@
-"""Who moves which parameter, and why: what can be told from names and shapes, and the table of the decisions.
+"""Which optimizer updates which parameter, as far as names and shapes tell, and the table of it.
 
-Hidden matrices and convolutions go to the rule; embeddings, norms, biases and the output head go to AdamW. A front end
-that knows more than names (PyTorch's module types) asks that first and comes here with the rest.
+Hidden matrices and convolutions go to the learned rule; embeddings, norms, biases and the output
+head go to AdamW. A front end that knows more than names (PyTorch's module types) uses that first,
+and this module for the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ CELO2, ADAMW = "celo2", "adamw"
 RULES = (CELO2, ADAMW)
 
 Override = Mapping[str, str] | Callable[[str, tuple[int, ...]], str | None]
-"""Regular expressions of names (first match wins) to rules, or a function (name, shape) -> rule or None for no opinion."""
+"""{regular expression of a name: rule}, of which the first match wins, or a function
+(name, shape) -> rule, or None for no opinion."""
 
 # All patterns are matched against whole components of a dotted name.
 EMBEDDING = re.compile(
@@ -26,29 +28,34 @@ EMBEDDING = re.compile(
     r"|(cls|mask|dist|query|prefix|register)_tokens?|pos(ition)?|(\w+_)?position_bias(_table)?"
 )
 GAIN = re.compile(r"bias\w*|scale|gamma|beta|gain|layer_?scale\w*|weight_g|original0")
-HEAD = re.compile(r"head|(?!attention_|attn_)\w+_head|classifier|logits|to_logits|unembed|output_projection")
-TOP_LEVEL_HEAD = re.compile(r"out|outc|output|outputs|output_layer|fc|fc_out|proj_out|readout|score|generator|predictor")
-"""Names that mean the output head directly below the model, and something hidden further down."""
+HEAD = re.compile(
+    r"head|(?!attention_|attn_)\w+_head|classifier|logits|to_logits|unembed|output_projection"
+)
+TOP_LEVEL_HEAD = re.compile(
+    r"out|outc|output|outputs|output_layer|fc|fc_out|proj_out|readout|score|generator|predictor"
+)
+"""Names of the output head directly below the model, and of something hidden further down."""
 WRAPPERS = {"module", "_orig_mod", "params"}
-"""What DistributedDataParallel, torch.compile and flax put before all names of a model."""
+"""Prefixes that DistributedDataParallel, torch.compile and flax add to all names of a model."""
 
 EXTREME_ASPECT = 32
 EXTREME_LENGTH = 10_000
-"""Long over short side, and long side, from which a nameless matrix is more likely an embedding or a head."""
+"""Ratio of the sides, and length of the longer one, from which a matrix without a name is more
+likely an embedding or a head."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """One decision: which rule moves a parameter, and why."""
+    """One decision: which rule updates a parameter, and why."""
 
     name: str
     shape: tuple[int, ...]
     rule: str
     why: str
     axes: MatrixAxes | None = None
-    """Where the module says more than the default reading of the shape."""
+    """Axes of the matrix, where the module says more than the default reading of the shape."""
     doubtful: bool = False
-    """Whether the user should be told."""
+    """Whether to warn the user."""
     decays: bool = True
     """Whether weight decay applies by default: not to biases, norms, gains and other vectors."""
 
@@ -69,24 +76,26 @@ class Routing(Sequence[Route]):
         return iter(self._routes)
 
     def __str__(self) -> str:
-        cells = [("name", "shape", "rule", "why")]
-        cells += [(r.name, "x".join(map(str, r.shape)) or "scalar", r.rule, r.why) for r in self]
-        widths = [max(len(row[i]) for row in cells) for i in range(3)]
-        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in cells)
+        rows = [("name", "shape", "rule", "why")]
+        for route in self:
+            shape = "x".join(map(str, route.shape)) or "scalar"
+            rows.append((route.name, shape, route.rule, route.why))
+        name, shape, rule, _ = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(f"{n:{name}}  {s:{shape}}  {r:{rule}}  {why}" for n, s, r, why in rows)
 
     __repr__ = __str__
 
 
 def by_names_and_shapes(tensors: Sequence[tuple[str | None, Sequence[int]]]) -> list[Route]:
-    """The routes of parameters of which nothing else is known; a name is None where there is none."""
+    """Return the routes of parameters from their names, None where there is none, and shapes."""
     heads = heads_among([name for name, shape in tensors if name and len(shape) > 1])
     return [_by_name_and_shape(name, tuple(shape), heads) for name, shape in tensors]
 
 
 def heads_among(names: Iterable[str]) -> set[str]:
-    """Of the names of weights, in the order of the model, those of output heads.
+    """Return the names of output heads among names of weights in the order of the model.
 
-    Of a head with several layers (`classifier.0.weight`, `classifier.3.weight`) it is the last one.
+    Of a head with several layers (`classifier.0.weight`, `classifier.3.weight`) it is the last.
     """
     last: dict[tuple[str, ...], str] = {}
     for name in names:
@@ -115,12 +124,14 @@ def _by_name_and_shape(name: str | None, shape: tuple[int, ...], heads: set[str]
     short, long = sorted(shape[-2:])
     extreme = short > 1 and (long >= EXTREME_ASPECT * short or long >= EXTREME_LENGTH)
     if not name and len(shape) == 2 and extreme:
-        return Route(shown, shape, ADAMW, f"{long} to {short} looks like an embedding or a head", doubtful=True)
-    return Route(shown, shape, CELO2, "hidden matrix" if len(shape) == 2 else "batch of hidden matrices")
+        why = f"{long} to {short} looks like an embedding or a head"
+        return Route(shown, shape, ADAMW, why, doubtful=True)
+    why = "hidden matrix" if len(shape) == 2 else "batch of hidden matrices"
+    return Route(shown, shape, CELO2, why)
 
 
 def overridden(route: Route, override: Override | None) -> Route:
-    """The route, or another where the user said so.
+    """Return the route, or the one that the user stated.
 
     Raises:
         InputError: the user's rule is neither "celo2" nor "adamw".
@@ -140,6 +151,6 @@ def overridden(route: Route, override: Override | None) -> Route:
 
 
 def check_rule(rule: str) -> None:
-    """Raises InputError unless `rule` is the name of one."""
+    """Raise InputError unless `rule` is the name of one."""
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r}: say {' or '.join(map(repr, RULES))}")

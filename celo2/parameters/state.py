@@ -61,7 +61,9 @@ def unpack(xp: Any, views: Sequence[MatrixView], state: ParameterState) -> Itera
         row, column = row + rows, column + columns
 
 
-def pack(xp: Any, views: Sequence[MatrixView], accumulators: Sequence[Accumulators]) -> ParameterState:
+def pack(
+    xp: Any, views: Sequence[MatrixView], accumulators: Sequence[Accumulators]
+) -> ParameterState:
     """Return the state of a parameter from the accumulators of its views: undo `unpack`."""
     rows, columns = [], []
     for each in accumulators:

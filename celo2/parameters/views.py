@@ -140,7 +140,7 @@ class MatrixView:
         return dataclasses.replace(self, start=start, size=span[1] - span[0])
 
     def blocked(self, x: Any) -> Any:
-        """Return the blocks in an array of the parameter's layout, several as an axis of their own."""
+        """Return the blocks in an array of the parameter's layout, several as an axis."""
         if self.split is None:
             return x
         behind = (slice(None),) * (-self.split - 1)
@@ -209,7 +209,8 @@ def _check_sizes(axes: MatrixAxes, length: int, shape: Sequence[int]) -> None:
         raise InputError(f"split_sizes are {axes.split_sizes}; give each block at least length 1")
     if sum(axes.split_sizes) != length:
         raise InputError(
-            f"split_sizes {axes.split_sizes} do not add up to {length}, the length of axis {axes.split_axis} of {tuple(shape)}"
+            f"split_sizes {axes.split_sizes} do not add up to {length}, "
+            f"the length of axis {axes.split_axis} of {tuple(shape)}"
         )
 
 
@@ -218,6 +219,8 @@ def _from_the_end(axes: int | Axes, shape: Sequence[int]) -> Axes:
     result = []
     for axis in (axes,) if isinstance(axes, int) else tuple(axes):
         if not -rank <= axis < rank:
-            raise InputError(f"axis {axis} does not exist in shape {tuple(shape)}; state an axis below {rank}")
+            raise InputError(
+                f"axis {axis} does not exist in shape {tuple(shape)}; state an axis below {rank}"
+            )
         result.append(axis if axis < 0 else axis - rank)
     return tuple(result)

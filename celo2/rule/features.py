@@ -1,7 +1,7 @@
 """The features that the MLP reads, as data: one row per feature, in the paper's order.
 
-A feature gives one channel, or one per decay. It is computed from the NEW running statistics, either
-for every entry of the matrix or along one side of it; channels along a side are never expanded.
+A feature gives one channel, or one per decay. It is computed from the NEW running statistics,
+either for every entry of the matrix or along one side of it; the latter are never expanded.
 Adding a feature is adding a row to `FEATURES`; everything else counts and sorts rows.
 """
 
@@ -159,7 +159,7 @@ def first_channel(spec: Spec, name: str) -> int:
 def plain_channels(
     xp: Any, spec: Spec, m: Sequence[Array], v: Array, g: Array, p: Array
 ) -> list[Array]:
-    """Return the channels of entries that need no factored moments: any tile of the matrix will do."""
+    """Return the channels of entries that need no factored moments; any tile will do."""
     x = Inputs(g, p, m, v, 1 / xp.sqrt(v + spec.second_moment_epsilon), ())
     channels: list[Array] = []
     for feature in _of_entries(spec, needs_factors=False):
@@ -221,7 +221,7 @@ def preconditioners(xp: Any, spec: Spec, factored: Sequence[Array]) -> tuple[Arr
 
 
 def kind_rows(xp: Any, spec: Spec, w0: Array, kind: str, vector: bool) -> Array:
-    """Return the rows of the first layer that read one kind of channel, in the order of the spec."""
+    """Return the rows of the first layer that read one kind of channel, in the spec's order."""
     pieces, position = [], 0
     for feature in table(spec):
         end = position + feature.count(spec)

@@ -1,4 +1,4 @@
-"""The learned part: an MLP per entry, with the normalization of its inputs folded into its weights."""
+"""The learned part: an MLP per entry, the normalization of its inputs folded into its weights."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def direction(xp: Any, theta: Weights, layer: Channels, channels: Channels) -> A
 
 
 def first_layer(xp: Any, w: Array, channels: Sequence[Array]) -> Array:
-    """Multiply one kind of channel by its weights: (..., channels, hidden) -> (..., hidden, a, b)."""
+    """Multiply one kind of channel by its weights (..., channels, hidden): (..., hidden, a, b)."""
     x = xp.stack(channels, axis=-3)
     rows, columns = x.shape[-2:]
     h = xp.swapaxes(w, -1, -2) @ x.reshape(*x.shape[:-2], rows * columns)

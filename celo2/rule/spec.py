@@ -41,7 +41,7 @@ class Spec:
     newton_schulz: bool = True
     """Orthogonalize the direction of every matrix (Celo2); False: use it as it is (Celo2-base)."""
     everywhere: bool = False
-    """Apply the rule to every parameter (Celo2-base); False: to hidden matrices, AdamW to the rest."""
+    """Apply the rule to every parameter (Celo2-base); False: to hidden matrices only."""
     features: tuple[str, ...] = PUBLISHED_FEATURES
     """Names of the features that the MLP reads, in the order of the rows of its first layer."""
     hidden: int = 8
@@ -103,7 +103,7 @@ class Spec:
     def changes(self) -> dict[str, Any]:
         """Return the fields that differ from the paper's rule: what identifies the spec.
 
-        A field added later, whose default is what the rule did before, leaves identities as they are.
+        A field added later, whose default is what the rule did before, leaves identities alone.
         """
         published = Spec()
         return {

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from celo2.rule import features
-from celo2.rule.finish import has_history, normalize
 from celo2.rule.features import Channels
+from celo2.rule.finish import has_history, normalize
 from celo2.rule.network import Weights, direction, fold, mean_squares
 from celo2.rule.spec import Spec
 
