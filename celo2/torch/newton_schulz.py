@@ -25,7 +25,9 @@ def orthogonalize(spec: Spec, d: Tensor, dtype: torch.dtype | None = None) -> Te
     d.div_(norm + spec.newton_schulz_epsilon)
     x = d.reshape(-1, *d.shape[-2:]).to(dtype or d.dtype)
     a, b = x.shape[-2:]
-    exact = x.dtype == torch.float64 or (x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest")
+    exact = x.dtype == torch.float64 or (
+        x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    )
     left = spec.newton_schulz_iterations
     while left:
         here = (left - 1) % RESTART_EVERY + 1 if exact and b >= GRAM_FROM * a else 1

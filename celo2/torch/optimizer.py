@@ -72,6 +72,9 @@ class Celo2(Optimizer):
         compile: whether to fuse the entrywise part of a step by inductor (C++ on a CPU, Triton on a
             GPU), which takes up to a minute the first time and is cached on disk; None: where it
             pays, for models of four million entries and more.
+        skip_zero_gradients: whether a matrix whose gradient is exactly zero (an expert without
+            tokens) keeps its state and gets no update but weight decay; the published rule goes on
+            at RMS `lr`.
         in_backward: step each parameter right after its gradient is accumulated and free the
             gradient, so at most one is alive; `step` then has nothing left to do. For one process,
             without gradient accumulation, clipping of the global norm, or `GradScaler`.
@@ -100,6 +103,7 @@ class Celo2(Optimizer):
         state_dtype: torch.dtype = torch.float32,
         newton_schulz_dtype: torch.dtype = torch.float32,
         compile: bool | None = None,  # noqa: A002 - the word of torch
+        skip_zero_gradients: bool = True,
         in_backward: bool = False,
         route: Override | None = None,
     ) -> None:
@@ -122,6 +126,7 @@ class Celo2(Optimizer):
             "eps": eps,
             "state_dtype": state_dtype,
             "newton_schulz_dtype": newton_schulz_dtype,
+            "skip_zero_gradients": skip_zero_gradients,
             "theta": self.theta.identity,
         }
         defaults = checked(defaults)
@@ -165,6 +170,9 @@ class Celo2(Optimizer):
             routes.append(dataclasses.replace(route, name=name, rule=group["rule"], why=why))
         return Routing(routes)
 
+    # Dynamo would trace the plan of a step, which is data about tensors and no graph: kernels are
+    # compiled by themselves.
+    @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update all parameters that have a gradient.

@@ -43,7 +43,11 @@ class Model(nn.Module):
 def optimizer(model, **options):
     experts = [model.experts]
     rest = [(name, p) for name, p in model.named_parameters() if p is not model.experts]
-    matrices = [(n, p) for n, p in rest if p.ndim > 1 and "embedding" not in n and "head" not in n and "in_proj" not in n]
+    matrices = [
+        (n, p)
+        for n, p in rest
+        if p.ndim > 1 and "embedding" not in n and "head" not in n and "in_proj" not in n
+    ]
     others = [(n, p) for n, p in rest if p.ndim < 2 or "embedding" in n or "head" in n]
     rule = "celo2" if options.get("orthogonalize") is False else "adamw"
     return Celo2(
@@ -63,12 +67,17 @@ def steps(model, opt, first, count):
             g = torch.randn(p.shape, generator=torch.Generator().manual_seed(1000 * step + i))
             if p is model.uneven.weight and step == 1:
                 g[0, 0] = torch.inf  # on one rank alone
-            p.grad = distribute_tensor(g, p.device_mesh, p.placements) if isinstance(p, DTensor) else g
+            p.grad = (
+                distribute_tensor(g, p.device_mesh, p.placements) if isinstance(p, DTensor) else g
+            )
         opt.step()
 
 
 def whole(model):
-    return {n: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone() for n, p in model.named_parameters()}
+    return {
+        n: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
+        for n, p in model.named_parameters()
+    }
 
 
 class Traffic(TorchDispatchMode):
@@ -83,7 +92,9 @@ class Traffic(TorchDispatchMode):
         if func.namespace == "c10d":
             sent = args[1] if name == "alltoall_base_" else args[0]
             tensors = sent if isinstance(sent, list) else [sent]
-            self.bytes.setdefault(name, []).append(sum(t.numel() * t.element_size() for t in tensors))
+            self.bytes.setdefault(name, []).append(
+                sum(t.numel() * t.element_size() for t in tensors)
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -121,7 +132,9 @@ def accelerated(rank, size):
 
 def small_model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 1))
+    return nn.Sequential(
+        nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 1)
+    )
 
 
 def on_batches(model, wrapped, opt, rank, size):
@@ -165,6 +178,16 @@ LAYOUTS = [
     ((8, 1, 3, 3), 1, {"split_axis": 0, "split_sizes": (1,) * 8}),
     ((9, 6), 1, {"split_axis": 0, "split_sizes": (3, 3, 3)}),
     ((9, 6), 0, {"split_axis": 1, "split_sizes": (2, 4)}),
+    ((6, 4, 3, 3), 0, {"axes": ((1, 2, 3), 0)}),  # a kernel as one matrix
+    ((6, 4, 3, 3), 1, {"axes": ((1, 2, 3), 0)}),
+    ((6, 4, 3, 3), 2, {"axes": ((1, 2, 3), 0)}),
+    ((40, 4, 3, 3), 3, {"axes": ((1, 2, 3), 0)}),
+    (
+        (6, 4, 3, 3),
+        0,
+        {"axes": (0, (1, 2, 3)), "split_axis": 0, "split_sizes": (3, 3)},
+    ),  # transposed, in groups
+    ((5, 8, 6), 0, {"axes": (2, 1)}),  # experts
 ]
 """Shapes, the axis that is sharded, and how the parameter is read."""
 
@@ -179,9 +202,11 @@ def layouts(mesh, **options):
         params[f"{shape} along {axis}, {reading}"] = p
         groups.append({"params": [p], "rule": "celo2", **reading})
     opt = Celo2(groups, lr=0.01, theta=THETA, **options)
-    for _ in range(3):
+    for step in range(3):
         for p in params.values():
             g = torch.randn(p.shape)
+            if step == 1:
+                g[: len(g) // 2] = 0  # some matrices have no gradient
             p.grad = g if mesh is None else distribute_tensor(g, mesh, [p.placements[0]])
         opt.step()
     return {name: (p.full_tensor() if mesh else p).detach().clone() for name, p in params.items()}
@@ -228,7 +253,9 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
+    )
     meshes = {"fsdp": init_device_mesh("cpu", (size,))}
     if size == 4:
         meshes["hsdp"] = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
@@ -252,7 +279,9 @@ def main():
     (out / f"traffic-{rank}.json").write_text(json.dumps(traffic.bytes))
     model_state, optimizer_state = get_state_dict(model, opt)
     if size == 4:
-        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=out / "checkpoint")
+        dcp.save(
+            {"model": model_state, "optimizer": optimizer_state}, checkpoint_id=out / "checkpoint"
+        )
     steps(model, opt, 3, 2)
     results["uninterrupted"] = whole(model)
     model = sharded(meshes["fsdp"])
@@ -264,7 +293,9 @@ def main():
     checkpoint = {"model": model_state, "optimizer": optimizer_state}
     where = out / "checkpoint" if size == 4 else Path(sys.argv[2]) / "checkpoint"
     dcp.load(checkpoint, checkpoint_id=where)
-    set_state_dict(model, opt, model_state_dict=checkpoint["model"], optim_state_dict=checkpoint["optimizer"])
+    set_state_dict(
+        model, opt, model_state_dict=checkpoint["model"], optim_state_dict=checkpoint["optimizer"]
+    )
     steps(model, opt, 3, 2)
     results["resumed"] = whole(model)
     results["bfloat16"] = in_bfloat16(meshes["fsdp"])

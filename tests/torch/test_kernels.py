@@ -39,7 +39,19 @@ def check_against_oracle(name, limits=Limits()):
 def test_nothing_compiles_anew_for_other_matrices_layouts_and_rates():
     """A rate on a schedule, as a tensor, weight decay, a GPT's shapes after a square one; what compiled anew would raise."""
     torch._dynamo.reset()
-    shapes = [(16, 16), (9, 6), (9, 6), (24, 24), (64, 16), (16, 64), (130, 16), (30, 30), (30, 30), (30, 30), (6, 5, 3, 3)]
+    shapes = [
+        (16, 16),
+        (9, 6),
+        (9, 6),
+        (24, 24),
+        (64, 16),
+        (16, 64),
+        (130, 16),
+        (30, 30),
+        (30, 30),
+        (30, 30),
+        (6, 5, 3, 3),
+    ]
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     optimizer = Celo2([{"params": params[:3], "rule": "celo2"}], lr=0.1, theta=THETA, compile=True)
     for p, shape in zip(params[:3], shapes, strict=False):
@@ -59,7 +71,11 @@ def test_nothing_compiles_anew_for_other_matrices_layouts_and_rates():
 def test_batches_in_bfloat16_are_one_kind_whichever_way_they_lie():
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in [(6, 5, 3, 3), (7, 20, 3, 3)]]
     optimizer = Celo2(
-        [{"params": params, "rule": "celo2"}], theta=THETA, compile=True, state_dtype=torch.bfloat16, orthogonalize=False
+        [{"params": params, "rule": "celo2"}],
+        theta=THETA,
+        compile=True,
+        state_dtype=torch.bfloat16,
+        orthogonalize=False,
     )
     params[0].grad = torch.randn_like(params[0])
     optimizer.step()
@@ -71,7 +87,11 @@ def test_batches_in_bfloat16_are_one_kind_whichever_way_they_lie():
 def test_the_compiled_rounding_draws_the_bits_of_the_eager_one():
     torch.manual_seed(0)
     new = [torch.randn(33, 70) for _ in range(4)]
-    random = noise(torch.tensor(7.0), torch.arange(33, dtype=torch.int32)[:, None], torch.arange(70, dtype=torch.int32)[None])
+    random = noise(
+        torch.tensor(7.0),
+        torch.arange(33, dtype=torch.int32)[:, None],
+        torch.arange(70, dtype=torch.int32)[None],
+    )
     eager, fused = ([torch.zeros(33, 70, dtype=torch.bfloat16) for _ in range(4)] for _ in range(2))
     store(eager, new, torch.tensor(True), random)
     torch.compile(store, fullgraph=True, dynamic=True)(fused, new, torch.tensor(True), random)
@@ -90,7 +110,10 @@ def test_compiling_is_the_default_where_it_pays(shape, asked, compiled):
 def test_without_a_compiler_the_default_is_eager_and_compiling_is_refused():
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
         assert not compiles_a_step(torch.ones(10, 10), compile=None)
-        with pytest.raises(InputError, match=r"compile=True needs a C\+\+ compiler, and none was found; install g\+\+"):
+        with pytest.raises(
+            InputError,
+            match=r"compile=True needs a C\+\+ compiler, and none was found; install g\+\+",
+        ):
             compiles_a_step(torch.ones(2, 2), compile=True)
 
 

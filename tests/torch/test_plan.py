@@ -17,7 +17,13 @@ def train(shapes, orthogonalize=True, broken=(), late=(), limits=Limits(), **opt
     """Parameters and optimizer after six steps; `broken` had one infinite gradient, `late` none in the first step."""
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
-    optimizer = Celo2([{"params": params, "rule": "celo2"}], lr=0.01, theta=THETA, orthogonalize=orthogonalize, **options)
+    optimizer = Celo2(
+        [{"params": params, "rule": "celo2"}],
+        lr=0.01,
+        theta=THETA,
+        orthogonalize=orthogonalize,
+        **options,
+    )
     optimizer.limits = limits
     for step in range(6):
         for i, p in enumerate(params):
@@ -32,7 +38,11 @@ def train(shapes, orthogonalize=True, broken=(), late=(), limits=Limits(), **opt
 
 def stack_sizes(optimizer, limits=Limits()):
     """How many parameters each stack of the next step takes."""
-    parameters = [read(p, optimizer.state[p], group, None) for group in optimizer.param_groups for p in group["params"]]
+    parameters = [
+        read(p, optimizer.state[p], group, None)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
     planner, numbers = Planner(THETA, False, limits), Numbers()
     batches = []
     for parameter, flags in zip(parameters, check(parameters), strict=True):
@@ -54,7 +64,9 @@ def test_a_stack_moves_as_each_by_itself(shape, orthogonalize, state_dtype):
     for p, q in zip(together, expected, strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
         for mine, its in zip(optimizer.state[p].values(), other.state[q].values(), strict=True):
-            torch.testing.assert_close(mine, its, rtol=1e-5 if mine.dtype == torch.float32 else 1e-2, atol=1e-6)
+            torch.testing.assert_close(
+                mine, its, rtol=1e-5 if mine.dtype == torch.float32 else 1e-2, atol=1e-6
+            )
     assert list(optimizer.skipped().values()) == [1]
 
 
@@ -78,8 +90,17 @@ def test_a_stack_is_of_one_shape_layout_dtype_and_group():
         return [torch.nn.Parameter(torch.randn(shape).to(dtype)) for _ in range(2)]
 
     turned = [torch.nn.Parameter(torch.randn(MATRIX[::-1]).T) for _ in range(2)]
-    kinds = [matrices(MATRIX), turned, matrices((12, 21)), matrices(MATRIX, torch.bfloat16), matrices(MATRIX)]
-    groups = [{"params": [p for kind in kinds[:-1] for p in kind], "lr": 0.1}, {"params": kinds[-1], "lr": 0.3}]
+    kinds = [
+        matrices(MATRIX),
+        turned,
+        matrices((12, 21)),
+        matrices(MATRIX, torch.bfloat16),
+        matrices(MATRIX),
+    ]
+    groups = [
+        {"params": [p for kind in kinds[:-1] for p in kind], "lr": 0.1},
+        {"params": kinds[-1], "lr": 0.3},
+    ]
     optimizer = Celo2([{**group, "rule": "celo2"} for group in groups], theta=THETA)
     params = [p for kind in kinds for p in kind]
     before = [p.detach().double().clone() for p in params]
@@ -87,19 +108,26 @@ def test_a_stack_is_of_one_shape_layout_dtype_and_group():
         p.grad = torch.randn_like(p)
     optimizer.step()
     assert stack_sizes(optimizer) == [2] * 5
-    moved = [(p.double() - old).square().mean().sqrt().item() for p, old in zip(params, before, strict=True)]
+    moved = [
+        (p.double() - old).square().mean().sqrt().item()
+        for p, old in zip(params, before, strict=True)
+    ]
     assert moved == pytest.approx([0.1] * 8 + [0.3] * 2, rel=0.02)
 
 
 def test_vectors_and_matrices_of_one_row_are_told_apart():
     """Under celo2-base both take the rule, and both are read as (1, n)."""
-    model = torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.ReLU(), torch.nn.Linear(10, 1), torch.nn.Linear(1, 1))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 10), torch.nn.ReLU(), torch.nn.Linear(10, 1), torch.nn.Linear(1, 1)
+    )
     optimizer = Celo2(model, theta="celo2-base")
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     optimizer.step()
-    assert all((p - old).abs().max() > 1e-4 for p, old in zip(model.parameters(), before, strict=True))
+    assert all(
+        (p - old).abs().max() > 1e-4 for p, old in zip(model.parameters(), before, strict=True)
+    )
 
 
 def test_adamw_moves_both_parameters_of_one_storage():

@@ -1,5 +1,7 @@
 """Protects the eager step: the numbers of the oracle in any tile size and layout, within a bound of memory and time."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,15 @@ def torch_layout(x):
 
 
 def train(
-    w, grads, orthogonalize=True, store=lambda t: t, dtype=torch.float32, weight_decay=0.0, limits=Limits(), axes=None, **options
+    w,
+    grads,
+    orthogonalize=True,
+    store=lambda t: t,
+    dtype=torch.float32,
+    weight_decay=0.0,
+    limits=Limits(),
+    axes=None,
+    **options,
 ):
     p = torch.nn.Parameter(store(torch.from_numpy(torch_layout(w)).to(dtype)))
     group = {"params": [p], "rule": "celo2", "weight_decay": weight_decay, "axes": axes}
@@ -81,7 +91,9 @@ def test_every_finite_gradient_gives_a_finite_step(seed, exponent, spread):
         old = p.detach().double()
         optimizer.step()
         assert torch.isfinite(p).all()
-        torch.testing.assert_close((p.double() - old).square().mean().sqrt().item(), 1.0, rtol=1e-2, atol=0)
+        torch.testing.assert_close(
+            (p.double() - old).square().mean().sqrt().item(), 1.0, rtol=1e-2, atol=0
+        )
 
 
 @pytest.mark.parametrize("shape", [(64, 96), (128, 512), (256, 256)])
@@ -93,7 +105,11 @@ def test_newton_schulz_is_that_of_the_rule_in_float64(kind, shape):
     d = torch.randn(a, b)
     u, _, v = torch.linalg.svd(d, full_matrices=False)
     values = {"six decades": torch.logspace(0, -6, a), "rank eight": (torch.arange(a) < 8).float()}
-    d = {"random": d, "common mean": 1 + 1e-2 * d}[kind] if kind not in values else (u * values[kind]) @ v
+    d = (
+        {"random": d, "common mean": 1 + 1e-2 * d}[kind]
+        if kind not in values
+        else (u * values[kind]) @ v
+    )
     expected = rule.orthogonalize(torch, THETA.spec, d.double())
     actual = newton_schulz(THETA.spec, d.clone())
     assert (actual.double() - expected).norm() / expected.norm() < 5e-5
@@ -131,7 +147,11 @@ def test_temporaries_are_the_step_of_one_matrix_small_gram_matrices_and_tiles(sh
     """One copy of the largest matrix and tiles; Newton-Schulz adds two Gram matrices, or four that are small."""
     p = torch.nn.Parameter(torch.randn(shape))
     optimizer = Celo2(
-        [{"params": [p], "axes": (-1, -2)}], theta=THETA, weight_decay=0.1, compile=False, orthogonalize=orthogonalize
+        [{"params": [p], "axes": (-1, -2)}],
+        theta=THETA,
+        weight_decay=0.1,
+        compile=False,
+        orthogonalize=orthogonalize,
     )
     p.grad = torch.randn(shape)
     optimizer.step()  # makes the state
@@ -147,7 +167,11 @@ def test_temporaries_of_a_gpt_are_below_one_copy_of_its_largest_matrix(dtype):
     """In bfloat16, of which AdamW's kernel needs a float32 copy, beside tiles."""
     width, vocabulary = 256, 12288
     model = torch.nn.ModuleList([torch.nn.Embedding(vocabulary, width)])
-    model += [torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)]
+    model += [
+        torch.nn.Linear(width, 3 * width),
+        torch.nn.Linear(width, 4 * width),
+        torch.nn.Linear(4 * width, width),
+    ]
     model.to(dtype)
     optimizer = Celo2([{"params": model}, {"params": [torch.ones(3)]}], theta=THETA, compile=False)
     for p in model.parameters():
@@ -155,3 +179,84 @@ def test_temporaries_of_a_gpt_are_below_one_copy_of_its_largest_matrix(dtype):
     optimizer.step()
     copy = vocabulary * width * dtype.itemsize
     assert peak_bytes(optimizer.step) < copy + (TILES if dtype == torch.bfloat16 else 0)
+
+
+EXPERTS = {"axes": (2, 1), "rule": "celo2"}
+
+
+def after_zero_gradients(**options):
+    """Three experts, of which the second gets no gradient after the first step: (parameter, before, state, before)."""
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(torch.randn(3, 6, 5))
+    optimizer = Celo2([{"params": [p], **EXPERTS}], lr=0.1, theta=THETA, **options)
+    p.grad = torch.randn_like(p)
+    optimizer.step()
+    before, old = p.detach().clone(), copy.deepcopy(optimizer.state[p])
+    p.grad = torch.randn_like(p)
+    p.grad[1] = 0
+    optimizer.step()
+    return p.detach(), before, optimizer.state[p], old
+
+
+@pytest.mark.parametrize("options", [{}, {"state_dtype": torch.bfloat16}, {"orthogonalize": False}])
+def test_a_matrix_without_a_gradient_keeps_its_weights_and_state(options):
+    p, before, state, old = after_zero_gradients(**options)
+    moved = (p - before).square().mean((1, 2)).sqrt()
+    torch.testing.assert_close(moved, torch.tensor([0.1, 0.0, 0.1]), rtol=0.02, atol=0)
+    assert torch.equal(state["momentum"][:, 1], old["momentum"][:, 1])
+    assert torch.equal(state["second_moment"][1], old["second_moment"][1])
+    for key in ("row_moments", "column_moments"):
+        new, kept = (x[key].view(3, 3, -1) for x in (state, old))
+        assert torch.equal(new[:, 1], kept[:, 1])
+        assert not torch.equal(new[:, 0], kept[:, 0])
+
+
+def test_weight_decay_applies_without_a_gradient():
+    p = torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = Celo2([{"params": [p], "rule": "celo2", "weight_decay": 0.5}], lr=0.1, theta=THETA)
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.full((4, 6), 0.95))
+
+
+def test_a_matrix_goes_on_moving_after_its_gradient_vanished_if_asked():
+    p, before, state, old = after_zero_gradients(skip_zero_gradients=False)
+    moved = (p - before).square().mean((1, 2)).sqrt()
+    torch.testing.assert_close(moved, torch.full((3,), 0.1), rtol=0.02, atol=0)
+    torch.testing.assert_close(state["momentum"][0, 1], 0.9 * old["momentum"][0, 1])
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_one_weight_that_is_not_finite_does_not_spread_over_its_matrix(compiled):
+    p = torch.nn.Parameter(torch.ones(4, 6))
+    p.data[1, 2] = torch.inf
+    optimizer = Celo2([("weight", p)], lr=0.1, theta=THETA, compile=compiled)
+    p.grad = torch.randn_like(p)
+    optimizer.step()
+    assert torch.isfinite(p).sum() == 23
+    assert optimizer.skipped() == {"weight": 1}
+
+
+def test_a_step_may_be_inside_a_compiled_train_step():
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)
+    )
+    twin = copy.deepcopy(model)
+
+    def train_step(model, optimizer):
+        optimizer.zero_grad()
+        model(torch.ones(3, 6)).square().mean().backward()
+        optimizer.step()
+
+    optimizers = [Celo2(m, lr=0.01, theta=THETA) for m in (model, twin)]
+    compiled = torch.compile(train_step, backend="eager")
+    for _ in range(3):
+        compiled(model, optimizers[0])
+        train_step(twin, optimizers[1])
+    torch.compile(optimizers[0].step, backend="eager")()
+    optimizers[1].step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
