@@ -1,9 +1,10 @@
-"""Files that are never half-written: whole files replaced at once, and JSON lines that processes share."""
+"""Files that are never half-written: replaced at once, or JSON lines that processes share."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line under a lock on the file, which other processes may append to as well."""
+def append_line(
+    path: Path, record: dict[str, Any], unless: Callable[[], bool] = lambda: False
+) -> None:
+    """Append one JSON line, unless a condition holds that other processes may have brought about.
+
+    The file is locked against other calls while the condition is tested and the line is written.
+    """
     import fcntl  # POSIX only, and only this function needs it
 
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
+        if unless():
+            return
         file.seek(0)
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)  # drop a last line that was cut
@@ -67,7 +75,9 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"line {number} of {path} is not JSON ({error}); delete that line") from None
+        raise InputError(
+            f"line {number} of {path} is not JSON ({error}); delete that line"
+        ) from None
     if not isinstance(record, dict):
         raise InputError(f"line {number} of {path} is not a JSON object; delete that line")
     return record

@@ -1,4 +1,4 @@
-"""Protects files from being half-written, and stores of JSON lines from cuts, damage and two writers."""
+"""Protects files from half a write, and JSON lines from cuts, damage and two writers."""
 
 import multiprocessing
 import os
