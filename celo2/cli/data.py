@@ -1,73 +1,109 @@
-"""`celo2 data`: what there is, fetching it, checking it."""
+"""`celo2 data`: list, fetch or make, and check the data sets."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Annotated, Literal
 
+import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from celo2.data import street
-from celo2.data.images import SOURCES, check, fetched, load
-from celo2.data.packages import cache
+from celo2.cli.terminal import progress
 from celo2.errors import InputError
 
 STREET = "street-digits"
-NAMES = (*SOURCES, STREET)
 
 
-def show_list(console: Console) -> None:
-    """A table of all sets: where each comes from, and whether it is here."""
-    table = Table("name", "from", "here", "licence", caption=f"kept in {cache()}")
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """List, fetch or check the data sets."""
+
+    action: Annotated[Literal["list", "get", "check"], tyro.conf.Positional]
+    """list: what there is; get NAME...: fetch or make; check [NAME...]: compare with the published
+    md5."""
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Data sets."""
+    path: Path | None = None
+    """Folder of your own copy of the one set to check."""
+
+    def __call__(self, console: Console) -> None:
+        """Do it."""
+        for name in self.names:
+            _check_name(name)
+        if self.action == "list":
+            console.print(_table())
+        elif self.action == "check":
+            _check(self.names, self.path, console)
+        else:
+            if not self.names:
+                raise InputError(f"data get needs a name; take some of {', '.join(_names())}")
+            for name in self.names:
+                _get(name, console)
+
+
+def _names() -> tuple[str, ...]:
+    from celo2.data.images import SOURCES
+
+    return *SOURCES, STREET
+
+
+def _check_name(name: str) -> None:
+    if name not in _names():
+        raise InputError(f"unknown data set {name!r}: take one of {', '.join(_names())}")
+
+
+def _table() -> Table:
+    """Return a table of all sets: where each comes from, and whether it is here."""
+    from celo2.data import street
+    from celo2.data.images import SOURCES, fetched
+    from celo2.data.packages import cache
+
+    table = Table("name", "from", "here", "license", caption=f"kept in {cache()}")
     for name, source in SOURCES.items():
         package = source.package
         if package is None:
             table.add_row(name, "your own copy, by --path", "", "")
         else:
-            table.add_row(name, f"{package.registry} {package.name}", "yes" if fetched(name) else "no", package.licence)
-    table.add_row(STREET, "made here, of type faces over photos", "yes" if street.made() else "no", "own")
-    console.print(table)
+            here = "yes" if fetched(name) else "no"
+            table.add_row(name, f"{package.registry} {package.name}", here, package.licence)
+    here = "yes" if street.made() else "no"
+    table.add_row(STREET, "made here, of type faces over photos", here, "own")
+    return table
 
 
-def get(name: str, console: Console) -> None:
-    """Fetch or make one set; what is here already is not fetched again.
+def _get(name: str, console: Console) -> None:
+    """Fetch or make one set; what is here already is not fetched again."""
+    from celo2.data import street
+    from celo2.data.images import load
 
-    Raises:
-        InputError: unknown name, or the set cannot be had.
-    """
-    _known(name)
     if name == STREET:
-        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*bar, console=console) as progress:
-            task = progress.add_task(name, total=street.COUNT)
+        with progress(console, name, street.COUNT) as update:
             for made in street.make():
-                progress.update(task, completed=made)
-        console.print(f"{name}: {street.COUNT} images", highlight=False)
+                update(completed=made)
+        console.print(f"{name}: {street.COUNT} images")
         return
-    with console.status(f"fetching {name}"):
+    with console.status("fetching"):
         data = load(name)
-    console.print(f"{name}: {len(data.train.labels)} + {len(data.held_out.labels)} images", highlight=False)
+    console.print(f"{name}: {len(data.train.labels)} + {len(data.held_out.labels)} images")
 
 
-def check_all(names: tuple[str, ...], path: Path | None, console: Console) -> None:
+def _check(names: tuple[str, ...], path: Path | None, console: Console) -> None:
     """Check the sets named, or all that are here, against the published md5 of their raw data.
 
     Raises:
         InputError: one differs; or `path` is given for other than one set.
     """
-    for name in names:
-        _known(name)
+    from celo2.data import street
+    from celo2.data.images import SOURCES, check, fetched
+
     if path is not None and len(names) != 1:
-        raise InputError(f"--path {path} is the folder of one set; name the one")
+        raise InputError(f"path {path} is the folder of one set; name the one")
     for name in names or [name for name in SOURCES if fetched(name)]:
         if name == STREET:
-            console.print(f"{name}: {'whole' if street.made() else 'not made yet'}", highlight=False)
+            console.print(f"{name}: {'complete' if street.made() else 'not made yet'}")
             continue
         compared = check(name, path)
-        console.print(f"{name}: {f'{compared} md5 agree' if compared else 'readable; no md5 published'}", highlight=False)
-
-
-def _known(name: str) -> None:
-    if name not in NAMES:
-        raise InputError(f"unknown data set {name!r}: take one of {', '.join(NAMES)}")
+        found = f"{compared} md5 agree" if compared else "readable; no md5 published"
+        console.print(f"{name}: {found}")

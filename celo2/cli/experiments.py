@@ -1,131 +1,106 @@
-"""The search for the recipe: one JSON file an experiment, with its question, its configuration, and in the end its scores."""
+"""`celo2 experiments`: the table of the recorded experiments, and running them again."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
+import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.table import Column, Table
 
-from celo2.cli.meta_train import train_theta
 from celo2.errors import InputError
-from celo2.evaluate.tune import Contender, screen
-from celo2.meta.config import MetaConfig, from_settings
-from celo2.theta import load_theta
 
-MUON = {
-    "byte-transformer": (1.8590, 1.8419, 1.8587),
-    "cifar10-conv": (1.3130, 1.3500, 1.3290),
-    "fashion-mlp": (0.3440, 0.3517, 0.3612),
-    "mnist-autoencoder": (0.1022, 0.1022, 0.1019),
-    "byte-lstm": (1.6680, 1.6563, 1.6743),
-}
-"""Held-out losses of the better tuned baseline, Muon on all five, for seeds 0, 1, 2: in records/validation/runs.jsonl."""
+if TYPE_CHECKING:
+    from celo2.evaluate.experiments import Experiment
+    from celo2.evaluate.scores import Score
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """One file of the folder."""
+class Experiments:
+    """Print the table of the recorded experiments, or run some of them."""
 
-    name: str
-    question: str
-    settings: Mapping[str, Any] | None
-    """What differs from `MetaConfig()`, by dotted names; None for a theta that was not trained for this."""
-    result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Minutes, identity of theta, and held-out losses over seeds by problem; empty while it was not run."""
-    patch: str | None = None
-    """Change of the rule that it was run with, where no setting makes it: a file to apply by git."""
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Experiments to run (or resume) and record; none: only print."""
+    folder: Path = Path("records/experiments")
+    """Where their files are."""
+    baselines: Path = Path("records/validation/runs.jsonl")
+    """The recorded runs of tuned Muon, to which losses are set."""
+    runs: Path = Path("runs/experiments")
+    """Where they run."""
 
-    @property
-    def config(self) -> MetaConfig:
-        """The whole configuration.
+    def __call__(self, console: Console) -> None:
+        """Run and print."""
+        from celo2.evaluate.experiments import muon_scores, read, write
+        from celo2.meta.config import from_settings
+        from celo2.meta.devices import use_cores
 
-        Raises:
-            InputError: there is none.
-        """
-        if self.settings is None:
-            raise InputError(f"the theta of {self.name} was not trained for it, so it cannot be run; its result is recorded")
-        if self.patch is not None:
-            raise InputError(
-                f"{self.name} is of another rule; git apply {self.patch}, and run a copy of its file without patch"
-            )
-        return from_settings(self.settings)
+        found = read(self.folder)
+        muon = muon_scores(self.baselines)
+        unknown = [name for name in self.names if name not in found]
+        if unknown:
+            raise InputError(f"unknown experiment {unknown[0]!r}: take some of {', '.join(found)}")
+        configs = {name: from_settings(found[name].settings_to_run()) for name in self.names}
+        if configs:
+            use_cores(*[config.estimator.trajectories for config in configs.values()])
+        for name in configs:
+            found[name] = self._run(found[name], console)
+            write(found[name], self.folder)
+        console.print(table(found, muon))
+
+    def _run(self, experiment: Experiment, console: Console) -> Experiment:
+        """Train (or resume) and score by screening; return the experiment with its result."""
+        from celo2.cli.meta_train import train_theta
+        from celo2.evaluate.baselines import celo2
+        from celo2.evaluate.tune import screen
+        from celo2.meta.config import from_settings
+        from celo2.provenance import provenance
+
+        config = from_settings(experiment.settings_to_run())
+        theta = train_theta(experiment.name, config, self.runs / experiment.name, console)
+        with console.status("screening"):
+            scores = screen(celo2(theta), self.folder / "screening.jsonl")
+        result = {
+            "minutes": theta.provenance["minutes"],
+            "theta": theta.identity,
+            "losses": {name: list(score.losses.values()) for name, score in scores.items()},
+            **provenance("jax", "optax"),
+        }
+        return dataclasses.replace(experiment, result=result)
 
 
-def read(folder: Path) -> dict[str, Experiment]:
-    """All experiments of a folder, in the order of their names.
+def table(experiments: Mapping[str, Experiment], muon: Mapping[str, Score]) -> Group:
+    """Return ratios of held-out losses to tuned Muon's on the same seeds, and what each asks.
 
-    Raises:
-        InputError: no such folder, or a file that is no experiment.
+    The lowest mean comes first. A cell ends with the number of its seeds where they are fewer than
+    three; a mean is of all five problems or none.
     """
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise InputError(f"{folder} holds no experiments; run from a checkout, or give --folder")
-    found = {}
-    for path in paths:
-        try:
-            found[path.stem] = Experiment(path.stem, **json.loads(path.read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise InputError(f"{path} is no experiment ({error}); it needs question, settings and perhaps result") from error
-    return found
+    from celo2.evaluate.experiments import mean_ratio, ratios
 
-
-def run(experiment: Experiment, folder: Path, runs: Path, console: Console) -> Experiment:
-    """Train (or go on training), score by screening, and write the result into the experiment's file."""
-    theta = train_theta(experiment.name, experiment.config, runs / experiment.name, console)
-    with console.status(f"screening {experiment.name}"):
-        scores = screen(Contender(experiment.name, "celo2", theta), folder)
-    minutes = load_theta(runs / experiment.name / "theta.safetensors").provenance["minutes"]
-    result = {"minutes": minutes, "theta": theta.identity, "losses": {p: list(s.losses) for p, s in scores.items()}}
-    done = dataclasses.replace(experiment, result=result)
-    content = {"question": done.question, "settings": done.settings, "result": result}
-    path = folder / f"{experiment.name}.json"
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
-    return done
-
-
-def table(experiments: Sequence[Experiment]) -> Group:
-    """Ratios of held-out losses to those of tuned Muon on the same seeds, the lowest mean first; then what each asks.
-
-    A cell ends with the number of its seeds where they are fewer than three; a mean is of all five problems or none.
-    """
-    numbers = [Column(problem.replace("-", " "), overflow="fold", justify="right") for problem in MUON]
-    scores = Table(
-        Column("experiment", no_wrap=True),
-        *numbers,
-        Column("mean", min_width=6),
-        "min",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    numbers = [Column(name.replace("-", " "), overflow="fold", justify="right") for name in muon]
+    first = Column("experiment", no_wrap=True)
+    style = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    scores = Table(first, *numbers, Column("mean", min_width=6), "min", **style)
+    asks = Table(Column("experiment", no_wrap=True), "asks", **style)
+    by_name = {name: ratios(experiment, muon) for name, experiment in experiments.items()}
+    for name in sorted(by_name, key=lambda name: mean_ratio(by_name[name])):
+        experiment, mean = experiments[name], mean_ratio(by_name[name])
+        cells = [_cell(experiment, by_name[name], problem) for problem in muon]
+        shown = f"{mean:.4f}" if math.isfinite(mean) else ""
+        scores.add_row(name, *cells, shown, str(experiment.result.get("minutes", "")))
+        asks.add_row(name, experiment.question)
+    caption = (
+        "held-out loss over that of tuned Muon, by screening: seeds 0 to 2, settings of seed 0\n"
     )
-    asks = Table(Column("experiment", no_wrap=True), "asks", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for e in sorted(experiments, key=_mean):
-        losses = e.result.get("losses", {})
-        few = {p: f" ({len(seeds)})" if len(seeds) < 3 else "" for p, seeds in losses.items()}
-        cells = [f"{ratio:.3f}{few[p]}" if (ratio := _ratios(e).get(p)) else "" for p in MUON]
-        mean = f"{_mean(e):.4f}" if _mean(e) < math.inf else ""
-        scores.add_row(e.name, *cells, mean, str(e.result.get("minutes", "")))
-        asks.add_row(e.name, e.question)
-    return Group(scores, "held-out loss over that of Muon, tuned; three seeds\n", asks)
+    return Group(scores, caption, asks)
 
 
-def _ratios(experiment: Experiment) -> dict[str, float]:
-    """To Muon on as many seeds, by problem."""
-    losses = experiment.result.get("losses", {})
-    return {p: sum(seeds) / sum(MUON[p][: len(seeds)]) for p, seeds in losses.items()}
-
-
-def _mean(experiment: Experiment) -> float:
-    """Of the ratios; infinite unless there are all five."""
-    ratios = _ratios(experiment)
-    return sum(ratios.values()) / len(MUON) if set(ratios) == set(MUON) else math.inf
+def _cell(experiment: Experiment, ratios: Mapping[str, float], problem: str) -> str:
+    if problem not in ratios:
+        return ""
+    seeds = len(experiment.result["losses"][problem])
+    return f"{ratios[problem]:.3f}" + (f" ({seeds})" if seeds < 3 else "")

@@ -1,31 +1,88 @@
-"""A meta-training run as a person sees it: data, progress with an estimate, and a theta file with its provenance at the end."""
+"""`celo2 meta-train`: a meta-training run, and a theta file with its provenance at the end."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
+import dataclasses
 import platform
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import joblib
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import celo2
-from celo2.data.images import LabeledSet
+from celo2.cli.terminal import progress
 from celo2.errors import InputError
-from celo2.meta.checkpoint import settings, theta_of
-from celo2.meta.config import MetaConfig
-from celo2.meta.families import task_families
-from celo2.meta.outer import Metrics, run
-from celo2.tasks.registry import small_sets
-from celo2.theta import Theta, load_theta
 
-Log = Callable[[Metrics], None]
+if TYPE_CHECKING:
+    from celo2.data.images import LabeledSet
+    from celo2.meta.config import MetaConfig
+    from celo2.meta.outer import Metrics
+    from celo2.theta import Theta
+
+    Log = Callable[[Metrics], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTrain:
+    """Meta-train a theta. Interrupt it at any time; the same command resumes."""
+
+    preset: str = "celo2"
+    """One of celo2, quick (a quarter of it), celo2-published-data, celo2-base, paper (PES, as
+    published)."""
+    out: Path | None = None
+    """Folder of checkpoint, metrics and theta.safetensors; by default runs/meta-PRESET."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    outer_iterations: int | None = None
+    """Outer steps, instead of the preset's."""
+    trajectories: int | None = None
+    """Per network family, instead of the preset's; a multiple of processes and of accelerators."""
+    paths: dict[str, Path] = dataclasses.field(default_factory=dict)
+    """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary),
+    svhn FOLDER (.mat)."""
+    tensorboard: bool = False
+    """Write TensorBoard files to the folder tensorboard in --out too."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes; give --processes and --process too. --out must
+    be on shared storage."""
+    processes: int | None = None
+    """How many processes work together."""
+    process: int | None = None
+    """Which of them this is, from 0."""
+
+    def __call__(self, console: Console) -> None:
+        """Run and write theta."""
+        import jax
+
+        from celo2.meta.devices import use_cores
+
+        if len({self.coordinator is None, self.processes is None, self.process is None}) == 2:
+            raise InputError(
+                "--coordinator, --processes and --process go together; give all or none"
+            )
+        out = self.out or Path("runs") / f"meta-{self.preset}"
+        config = self._config()
+        use_cores(config.estimator.trajectories, processes=self.processes or 1)
+        if self.coordinator is not None:
+            jax.distributed.initialize(self.coordinator, self.processes, self.process)
+            console.quiet = bool(self.process)  # the first one speaks
+        if self.tensorboard and not self.process:
+            with tensorboard(out / "tensorboard") as log:
+                train_theta(self.preset, config, out, console, self.paths, log)
+        else:
+            train_theta(self.preset, config, out, console, self.paths)
+
+    def _config(self) -> MetaConfig:
+        from celo2.meta.config import from_settings, preset
+
+        changes = {
+            "seed": self.seed,
+            "outer_iterations": self.outer_iterations,
+            "estimator.trajectories": self.trajectories,
+        }
+        given = {name: value for name, value in changes.items() if value is not None}
+        return from_settings(given, preset(self.preset))
 
 
 def train_theta(
@@ -36,45 +93,61 @@ def train_theta(
     paths: Mapping[str, Path] | None = None,
     log: Log = lambda metrics: None,
 ) -> Theta:
-    """Run (or go on with) a configuration in `out` and write `out/theta.safetensors`, called `name`.
+    """Run or resume a configuration in `out` and write `out/theta.safetensors`, called `name`.
 
     `paths` are folders of the user's own copies of data.
 
     Raises:
-        InputError: `out` holds a run of another configuration, data cannot be had, or the run is refused (`outer.run`).
+        InputError: `out` holds a run of another configuration, data cannot be had, or the run is
+            refused (`outer.run`).
     """
+    import jax
+
+    from celo2.meta.checkpoint import theta_of
+    from celo2.meta.families import task_families
+    from celo2.meta.outer import run
+    from celo2.tasks.registry import small_sets
+    from celo2.theta import Theta, load_theta
+
     sets = small_sets(config.tasks, config.seed, paths or {}, config.colour)
     families = task_families(config, sets)
     devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}"
     images = ", ".join(s.name for s in sets)
-    console.print(f"meta-training {name}: {config.outer_iterations} outer steps on {images}; {devices}; results in {out}")
+    console.print(
+        f"meta-training {name}: {config.outer_iterations} outer steps on {images}; {devices}; "
+        f"results in {out}"
+    )
     _show(run(config, families, out), config.outer_iterations, console, log)
     weights, seconds = theta_of(out)
     theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))
     path = out / "theta.safetensors"
-    made = path.exists() and load_theta(path).identity == theta.identity  # else its provenance is of when it was made
-    if jax.process_index() == 0 and not made:
+    if path.exists() and load_theta(path).identity == theta.identity:
+        theta = load_theta(path)  # its provenance is of when it was made
+    elif jax.process_index() == 0:
         theta.save(path)
-    console.print(f"theta {theta.identity} after {seconds / 60:.1f} minutes, in {path}", highlight=False)
+    console.print(f"theta {theta.identity} after {seconds / 60:.1f} minutes, in {path}")
     return theta
 
 
 def _show(run: Iterator[Metrics], total: int, console: Console, log: Log) -> None:
-    """Run to the end under a progress bar; the loss shown is a running mean, since single iterations jump with their tasks."""
-    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    """Run to the end under a progress bar.
+
+    The loss that is shown is a running mean, because single outer steps jump with their tasks.
+    """
     mean = None
-    with Progress(*bar, console=console) as progress:
-        task = progress.add_task("compiling", total=total)
+    with progress(console, "compiling", total) as update:
         for metrics in run:
             mean = metrics.meta_loss if mean is None else 0.98 * mean + 0.02 * metrics.meta_loss
             skipped = f", {metrics.skipped} skipped" if metrics.skipped else ""
-            progress.update(task, completed=metrics.iteration + 1, description=f"meta-loss {mean:.3f}{skipped}")
+            update(completed=metrics.iteration + 1, description=f"meta-loss {mean:.3f}{skipped}")
             log(metrics)
 
 
 @contextlib.contextmanager
 def tensorboard(directory: Path) -> Iterator[Log]:
-    """A log that writes every metric as a TensorBoard scalar; its writer has a queue, which is written out at the end.
+    """Give a log that writes every metric as a TensorBoard scalar.
+
+    Its writer has a queue, which is written out at the end.
 
     Raises:
         InputError: tensorboardX is not installed.
@@ -82,7 +155,10 @@ def tensorboard(directory: Path) -> Iterator[Log]:
     try:
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError as error:
-        raise InputError("TensorBoard files need tensorboardX; install it with: pip install 'celo2[tensorboard]'") from error
+        install = "pip install 'celo2[tensorboard]'"
+        raise InputError(
+            f"TensorBoard files need tensorboardX; install it with: {install}"
+        ) from error
     writer = SummaryWriter(str(directory), flush_secs=10)
 
     def log(metrics: Metrics) -> None:
@@ -97,24 +173,19 @@ def tensorboard(directory: Path) -> Iterator[Log]:
 
 
 def _provenance(config: MetaConfig, sets: list[LabeledSet], seconds: float) -> dict[str, Any]:
-    """What the theta file says of its making."""
+    """Return what the theta file says of its making."""
+    import jax
+    import joblib
+
+    from celo2.meta.checkpoint import settings
+    from celo2.provenance import provenance
+
     return {
         "config": settings(config),
         "data": {s.name: len(s.labels) for s in sets},
         "minutes": round(seconds / 60, 1),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cores": joblib.cpu_count(),
         "devices": jax.device_count(),
         "machine": platform.machine(),
-        "versions": {"celo2": celo2.__version__, "jax": jax.__version__, "python": platform.python_version()},
-        "commit": _commit(),
+        **provenance("jax"),
     }
-
-
-def _commit() -> str:
-    """The commit of the source tree, marked where files differ from it; "unknown" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

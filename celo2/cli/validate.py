@@ -1,59 +1,108 @@
-"""`celo2 validate`: thetas beside tuned baselines, as a person sees it."""
+"""`celo2 validate`: thetas beside tuned baselines on the validation problems."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from celo2.cli.terminal import mean_and_deviation, progress
 from celo2.errors import InputError
-from celo2.evaluate.tune import BASELINES, Contender, Score, relative, validate
-from celo2.theta import load_theta
+
+if TYPE_CHECKING:
+    from celo2.evaluate.baselines import Baseline
+    from celo2.evaluate.scores import Score
 
 
-def run_validation(
-    thetas: Sequence[str], names: Sequence[str], seeds: int, longer: int, jobs: int, out: Path, console: Console
-) -> dict[str, dict[str, Score]]:
-    """Tune and score the baselines and the thetas; scores by contender, then problem. Finished runs in `out` are not repeated.
+@dataclasses.dataclass(frozen=True)
+class Validate:
+    """Tune AdamW, Muon and thetas on the validation problems, and compare them.
 
-    Raises:
-        InputError: a number out of range, an unknown problem or theta, or two thetas of one name.
+    The shipped thetas were chosen by these problems, so their scores here are of a selection set.
     """
-    for name, value in (("seeds", seeds), ("longer", longer), ("jobs", jobs)):
-        if value < 1:
-            raise InputError(f"--{name} is {value}; give at least 1")
-    if not names:
-        raise InputError("--problems names none; give at least one")
-    contenders = [*BASELINES, *(Contender(_shown(source), "celo2", load_theta(source)) for source in thetas)]
-    shown = [c.name for c in contenders]
-    if len(set(shown)) < len(shown):
-        raise InputError(f"two of the thetas go by one name ({', '.join(shown)}); give each file a name of its own")
-    scores: dict[str, dict[str, Score]] = {name: {} for name in shown}
-    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*bar, console=console) as progress:
-        task = progress.add_task("tuning", total=len(contenders) * len(names))
-        for contender, name, score in validate(contenders, names, seeds, out, jobs, longer):
-            scores[contender][name] = score
-            progress.advance(task)
-    console.print(table(scores, names))
-    return scores
+
+    thetas: Annotated[tuple[str, ...], tyro.conf.Positional] = ("celo2",)
+    """Names of thetas that ship with the package, or paths of files."""
+    problems: tuple[str, ...] | None = None
+    """Some of byte-transformer, cifar10-conv, fashion-mlp, mnist-autoencoder, byte-lstm; by default
+    all."""
+    seeds: int = 3
+    """Runs that are reported, at the best settings of each: seeds 1, 2, ...; settings are chosen on
+    seed 0."""
+    longer: int = 1
+    """Train for so many times the steps."""
+    jobs: int = 2
+    """Processes, of one thread each."""
+    out: Path = Path("runs/validation")
+    """Folder of runs.jsonl; runs that it holds are not repeated. In a checkout, --out
+    records/validation goes on from the recorded runs of AdamW, Muon and the shipped thetas."""
+
+    def __call__(self, console: Console) -> None:
+        """Run what is not recorded yet, and print the table."""
+        from celo2.evaluate.baselines import ADAMW, MUON
+        from celo2.evaluate.scores import relative
+        from celo2.evaluate.suites import VALIDATION
+        from celo2.evaluate.tune import Validation
+
+        candidates = {"AdamW": ADAMW, "Muon": MUON, **_thetas(self.thetas)}
+        problems = tuple(VALIDATION) if self.problems is None else self.problems
+        path = self.out / "runs.jsonl"
+        validation = Validation(candidates, problems, path, self.seeds, self.longer, self.jobs)
+        scores: dict[str, dict[str, Score]] = {name: {} for name in candidates}
+        with progress(console, "tuning", len(candidates) * len(problems)) as update:
+            for candidate, name, score in validation.run():
+                scores[candidate][name] = score
+                update(advance=1)
+        console.print(table(scores, relative(scores), problems, console))
+        console.print(f"every run in {path}", soft_wrap=True)
 
 
-def table(scores: Mapping[str, Mapping[str, Score]], names: Sequence[str]) -> Table:
-    """Held-out loss and its ratio to the better baseline, best mean first."""
-    ratios = relative(scores)
+def table(
+    scores: Mapping[str, Mapping[str, Score]],
+    ratios: Mapping[str, Mapping[str, float]],
+    problems: Sequence[str],
+    console: Console,
+) -> Table:
+    """Return held-out losses and their ratios to the better baseline, the best mean first."""
     means = {name: sum(mine.values()) / len(mine) for name, mine in ratios.items()}
-    out = Table("", *names, "mean ratio", caption="held-out loss, ± over seeds, and its ratio to the better tuned baseline")
-    for name in sorted(means, key=lambda n: means[n]):
-        cells = [f"{scores[name][p].mean:.4f} ±{scores[name][p].deviation:.4f}  {ratios[name][p]:.3f}" for p in names]
+    caption = "held-out loss, mean and deviation over seeds, and ratio to the better tuned baseline"
+    out = Table("", *problems, "mean ratio", caption=caption)
+    for name in sorted(means, key=means.__getitem__):
+        cells = []
+        for problem in problems:
+            score = scores[name][problem]
+            loss = mean_and_deviation(console, score.mean, score.deviation)
+            cells.append(f"{loss}  {ratios[name][problem]:.3f}")
         out.add_row(name, *cells, f"{means[name]:.4f}")
     return out
 
 
+def _thetas(sources: Sequence[str]) -> dict[str, Baseline]:
+    """Return Celo2 with each theta, by a name to show.
+
+    Raises:
+        InputError: a theta cannot be read, or two go by one name.
+    """
+    from celo2.evaluate.baselines import celo2
+    from celo2.theta import load_theta
+
+    candidates: dict[str, Baseline] = {}
+    for source in sources:
+        name = _shown(source)
+        if name in candidates:
+            raise InputError(f"two of the thetas go by the name {name}; give each file its own")
+        candidates[name] = celo2(load_theta(source))
+    return candidates
+
+
 def _shown(source: str) -> str:
-    """A name to print: that of a shipped theta, or of the file, or of its folder where all files are called theta."""
+    """Return the name of a shipped theta or of a file, or its folder's if the file is `theta`."""
     path = Path(source)
-    return path.parent.name if path.stem == "theta" else path.stem if path.suffix else source
+    if path.stem == "theta":
+        return path.parent.name
+    return path.stem if path.suffix else source

@@ -1,183 +1,165 @@
-"""Scoring thetas and baselines on the validation problems: every one tuned by the same procedure, every run a line of JSON."""
+"""Choosing settings and scoring with them, by one procedure for every optimizer."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from celo2.errors import InputError
-from celo2.evaluate.baselines import TUNED, Settings, Tuned
-from celo2.evaluate.suites import VALIDATION, Problem, problem
-from celo2.theta import Theta
+from celo2.evaluate.baselines import Baseline, Grid, Settings
+from celo2.evaluate.records import Records
+from celo2.evaluate.scores import Score, loss_of, run_of
+from celo2.evaluate.suites import (
+    REPORTED_SEEDS,
+    TUNING_SEED,
+    VALIDATION,
+    Problem,
+    check_problem,
+    problem,
+)
+from celo2.evaluate.train import train
+from celo2.provenance import provenance
 
 EXTENSIONS = 5
-"""How often a rate grid is extended at most."""
+"""How often the learning rates of a grid are extended at most."""
+
+Train = Callable[[Problem, Baseline, Settings, int], dict[str, float]]
+Loss = Callable[[Settings, int], float]
+"""Held-out loss of a run by settings and seed; infinite if it diverged."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
-    """What is scored: a baseline by name, or a theta under the name of its file."""
+class RecordedLoss:
+    """Held-out loss of a baseline on a problem: looked up, or trained for now and recorded."""
 
-    name: str
-    optimizer: str
-    theta: Theta | None = None
+    records: Records
+    problem: Problem
+    baseline: Baseline
+    train: Train = train
 
-    @property
-    def identity(self) -> str:
-        """What its runs are found by."""
-        return f"{self.optimizer}@{self.theta.sha256[:16]}" if self.theta else self.optimizer
+    def __call__(self, settings: Settings, seed: int) -> float:
+        """Return the loss, infinite if the run diverged."""
+        run = run_of(self.problem.name, self.problem.steps, self.baseline, settings, seed)
+        record = self.records.find(run)
+        if record is None:
+            record = self.records.add(run, self._train(settings, seed))
+        return loss_of(record)
 
-
-BASELINES = (Contender("AdamW", "adamw"), Contender("Muon", "muon"))
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """A contender on a problem, at its best settings."""
-
-    settings: Settings
-    losses: tuple[float, ...]
-    """Held-out loss at the end, one a seed; infinite for a run that diverged."""
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return float(np.mean(self.losses))
-
-    @property
-    def deviation(self) -> float:
-        """Over seeds, of the sample; NaN for one."""
-        return float(np.std(self.losses, ddof=1)) if len(self.losses) > 1 else math.nan
+    def _train(self, settings: Settings, seed: int) -> dict[str, Any]:
+        began = time.perf_counter()
+        result = self.train(self.problem, self.baseline, settings, seed)
+        seconds = round(time.perf_counter() - began, 2)
+        # JSON has no number that is not finite; null stands for it.
+        losses = {k: round(v, 6) if math.isfinite(v) else None for k, v in result.items()}
+        return {**losses, "seconds": seconds, **provenance("jax", "optax")}
 
 
-class Runs:
-    """The runs saved in a file, a line of JSON each, and new ones appended as they end.
-
-    A last line that was cut is dropped from the file, unless others may be appending to it: `repair`.
-    """
-
-    def __init__(self, path: Path, repair: bool = True) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._losses: dict[str, float] = {}
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        for i, line in enumerate(lines):
-            try:
-                record = json.loads(line)
-                self._losses[record["key"]] = math.inf if record["loss"] is None else record["loss"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                if i + 1 == len(lines) and not line.endswith("\n"):
-                    if repair:  # the run that was being written when the machine stopped
-                        self._drop_last(lines)
-                    break
-                raise InputError(
-                    f"line {i + 1} of {path} is no run ({error!r}); delete the line or give another --out"
-                ) from error
-
-    def loss(self, problem: Problem, contender: Contender, settings: Settings, seed: int) -> float:
-        """Held-out loss of a run: looked up, or run now."""
-        key = json.dumps([problem.name, problem.steps, contender.identity, dict(sorted(settings.items())), seed])
-        if key not in self._losses:
-            from celo2.evaluate.train import train
-
-            began = time.perf_counter()
-            result = train(problem, contender.optimizer, settings, seed, contender.theta)
-            finite = {name: round(value, 6) if math.isfinite(value) else None for name, value in result.items()}
-            seconds = round(time.perf_counter() - began, 2)
-            with self._path.open("a") as file:
-                file.write(json.dumps({"key": key, **finite, "seconds": seconds}) + "\n")
-            loss = finite["loss"]
-            self._losses[key] = math.inf if loss is None else loss
-        return self._losses[key]
-
-    def _drop_last(self, lines: Sequence[str]) -> None:
-        temporary = self._path.with_name(self._path.name + ".part")
-        temporary.write_text("".join(lines[:-1]))
-        os.replace(temporary, self._path)
-
-
-def tune(runs: Runs, problem: Problem, contender: Contender, seeds: int, tuned: Tuned | None = None) -> Score:
-    """The best settings on seed 0, then all seeds with them; over the optimizer's grid in TUNED, or another.
-
-    The grid of rates is extended by factors of two at the side where the best lies on its edge, for each other setting.
-    """
-    tuned = tuned or TUNED[contender.optimizer]
+def tune(loss: Loss, grid: Grid, seeds: Sequence[int] = REPORTED_SEEDS) -> Score:
+    """Choose the settings on the tuning seed, then run all `seeds` with them."""
     best: tuple[float, Settings] = (math.inf, {})
-    for other in tuned.grid:
-        losses: dict[float, float] = {}
-
-        def run(rate: float, other: Mapping[str, float] = other, losses: dict[float, float] = losses) -> None:
-            losses[rate] = runs.loss(problem, contender, {"learning_rate": rate, **other}, 0)
-
-        for rate in tuned.rates:
-            run(rate)
-        for _ in range(EXTENSIONS):
-            rate = min(losses, key=lambda r: losses[r])
-            if rate == min(losses):
-                run(rate / 2)
-            elif rate == max(losses):
-                run(rate * 2)
-            else:
-                break
-        rate = min(losses, key=lambda r: losses[r])
-        best = min(best, (losses[rate], {"learning_rate": rate, **other}), key=lambda x: x[0])
-    settings = best[1] or {"learning_rate": tuned.rates[0], **tuned.grid[0]}
-    return Score(settings, tuple(runs.loss(problem, contender, settings, seed) for seed in range(seeds)))
+    for other in grid.others:
+        at = _at(loss, other)
+        found, learning_rate = best_learning_rate(at, grid.learning_rates)
+        if found < best[0]:
+            best = found, {"learning_rate": learning_rate, **other}
+    settings = best[1] or {"learning_rate": grid.learning_rates[0], **grid.others[0]}
+    return Score(settings, {seed: loss(settings, seed) for seed in seeds})
 
 
-MULTIPLIER = {
-    "byte-transformer": 20.0,
-    "cifar10-conv": 5.0,
-    "fashion-mlp": 5.0,
-    "mnist-autoencoder": 20.0,
-    "byte-lstm": 5.0,
-}
-"""Of AdamW's rate, by problem: Muon's best, at which thetas are screened."""
+def _at(loss: Loss, other: Settings) -> Callable[[float], float]:
+    return lambda learning_rate: loss({"learning_rate": learning_rate, **other}, TUNING_SEED)
 
 
-def screen(contender: Contender, out: Path, seeds: int = 3) -> dict[str, Score]:
-    """A cheaper score for a search: two rates and more where the best is on the edge, AdamW's multiplier fixed."""
-    runs, scores = Runs(out / "screening.jsonl"), {}
-    for name, multiplier in MULTIPLIER.items():
-        grid = dataclasses.replace(TUNED[contender.optimizer], rates=(2e-3, 4e-3), grid=({"adamw_lr_multiplier": multiplier},))
-        scores[name] = tune(runs, problem(name), contender, seeds, grid)
+def best_learning_rate(
+    loss: Callable[[float], float], learning_rates: Sequence[float]
+) -> tuple[float, float]:
+    """Return (lowest loss, its learning rate); the grid is extended until the best is interior."""
+    losses = {learning_rate: loss(learning_rate) for learning_rate in learning_rates}
+    for _ in range(EXTENSIONS):
+        best = min(losses, key=losses.__getitem__)
+        if best == min(losses):
+            losses[best / 2] = loss(best / 2)
+        elif best == max(losses):
+            losses[best * 2] = loss(best * 2)
+        else:
+            break
+    best = min(losses, key=losses.__getitem__)
+    return losses[best], best
+
+
+SCREENING_SEEDS = (0, 1, 2)
+"""The tuning seed among them: screening is for a search, and no score that is reported."""
+
+
+def screen(baseline: Baseline, path: Path) -> dict[str, Score]:
+    """Score a theta cheaply: a short grid of learning rates, AdamW's multiplier given."""
+    records, scores = Records(path), {}
+    for name, entry in VALIDATION.items():
+        grid = Grid((2e-3, 4e-3), ({"adamw_lr_multiplier": entry.adamw_lr_multiplier},))
+        scores[name] = tune(RecordedLoss(records, problem(name), baseline), grid, SCREENING_SEEDS)
     return scores
 
 
-def validate(
-    contenders: Sequence[Contender], names: Iterable[str], seeds: int, out: Path, jobs: int, longer: int = 1
-) -> Iterable[tuple[str, str, Score]]:
-    """(contender, problem, score) of each pair as it is done, on `jobs` processes of one thread.
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Scoring of candidates on problems of VALIDATION.
 
     Raises:
-        InputError: an unknown problem, data that cannot be had, or `out` is damaged.
+        InputError: a number out of range, no problems, or an unknown one.
     """
-    for name in names:
-        if name not in VALIDATION:
-            raise InputError(f"unknown problem {name!r}: take some of {', '.join(VALIDATION)}")
-    Runs(out / "runs.jsonl")
-    work = [(contender, name) for name in names for contender in contenders]
-    spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
-    with _one_thread_each(), ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-        futures = [pool.submit(_tune_one, contender, name, seeds, out, longer) for contender, name in work]
-        try:
-            yield from (future.result() for future in as_completed(futures))
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+    candidates: Mapping[str, Baseline]
+    """By the name to show."""
+    problems: Sequence[str]
+    path: Path
+    """File of the runs; those that it holds are not repeated."""
+    seeds: int = len(REPORTED_SEEDS)
+    """Reported: 1, 2, ... up to this; seed 0 is for tuning."""
+    longer: int = 1
+    """Factor of the steps of each problem."""
+    jobs: int = 1
+    """Processes, of one thread each."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "longer", "jobs"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give at least 1")
+        if not self.problems:
+            raise InputError("problems is empty; give at least one")
+        for name in self.problems:
+            check_problem(name)
+        Records(self.path)  # raises early if the file is damaged
+
+    def run(self) -> Iterator[tuple[str, str, Score]]:
+        """Yield (candidate, problem, score) of each pair as it is done.
+
+        Raises:
+            InputError: data that cannot be had.
+        """
+        work = [(candidate, name) for name in self.problems for candidate in self.candidates]
+        spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+        with _one_thread_each(), ProcessPoolExecutor(self.jobs, mp_context=spawn) as pool:
+            futures = [pool.submit(_score, self, *pair) for pair in work]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
-def _tune_one(contender: Contender, name: str, seeds: int, out: Path, longer: int) -> tuple[str, str, Score]:
-    return contender.name, name, tune(Runs(out / "runs.jsonl", repair=False), problem(name, longer), contender, seeds)
+def _score(validation: Validation, candidate: str, name: str) -> tuple[str, str, Score]:
+    baseline = validation.candidates[candidate]
+    recorded = RecordedLoss(Records(validation.path), problem(name, validation.longer), baseline)
+    seeds = range(TUNING_SEED + 1, TUNING_SEED + 1 + validation.seeds)
+    return candidate, name, tune(recorded, baseline.grid, seeds)
 
 
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
@@ -195,11 +177,3 @@ def _one_thread_each() -> Iterator[None]:
             del os.environ["XLA_FLAGS"]
         else:
             os.environ["XLA_FLAGS"] = before
-
-
-def relative(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, float]]:
-    """Contender -> problem -> mean loss over that of the better baseline there; `scores` by contender, then problem."""
-    baselines = [scores[b.name] for b in BASELINES]
-    return {
-        name: {p: score.mean / min(b[p].mean for b in baselines) for p, score in mine.items()} for name, mine in scores.items()
-    }

@@ -1,1 +1,1 @@
-"""The main job: a small GPT trained on text by Celo2, AdamW and Muon side by side. Needs PyTorch."""
+"""The demo: a small GPT trained on text with Celo2, AdamW and Muon, side by side. Needs PyTorch."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 VOCABULARY = 256
+HEAD_WIDTH = 32
+"""Of each attention head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +18,11 @@ class GPTConfig:
     """Sizes of the model."""
 
     width: int = 128
-    """Of the residual stream; a multiple of the head width, 32."""
+    """Of the residual stream; a multiple of `HEAD_WIDTH`."""
     depth: int = 4
     """Blocks."""
     context: int = 128
-    """Bytes a sequence."""
+    """Bytes per sequence."""
 
 
 class Block(nn.Module):
@@ -28,7 +30,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = width // 32
+        self.heads = width // HEAD_WIDTH
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.projection = nn.Linear(width, width, bias=False)
@@ -36,7 +38,7 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, width) -> the same."""
+        """Map (batch, time, width) to the same shape."""
         batch, time, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(*qkv, is_causal=True)
@@ -45,7 +47,10 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Next-byte prediction; weights are drawn from `seed`, the residual projections smaller by 1/sqrt(2 depth)."""
+    """Next-byte prediction.
+
+    Weights are drawn from `seed`, those of the residual projections smaller by 1/sqrt(2 depth).
+    """
 
     def __init__(self, config: GPTConfig = GPTConfig(), seed: int = 0) -> None:
         super().__init__()
@@ -62,12 +67,12 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=deviation, generator=generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (batch, time) int64 -> logits (batch, time, 256)."""
+        """Map tokens (batch, time) int64 to logits (batch, time, 256)."""
         x = self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """Mean cross-entropy, in nats a byte, of tokens (batch, time + 1)."""
+        """Return the mean cross-entropy, in nats per byte, of tokens (batch, time + 1)."""
         return F.cross_entropy(self(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())

@@ -1,4 +1,4 @@
-"""One training run of the demo, in execution order; a generator, so that whoever shows progress need not be in it."""
+"""One training run of the demo, as a generator, so that its caller can show progress."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ import torch
 
 from celo2.data import text
 from celo2.errors import InputError
-from celo2.evaluate.torch_demo.gpt import GPT, GPTConfig
-from celo2.evaluate.torch_demo.optimizers import TABLE, schedule
+from celo2.evaluate.torch_demo.gpt import GPT, HEAD_WIDTH, GPTConfig
+from celo2.evaluate.torch_demo.optimizers import TABLE, Choice, check_optimizer, schedule
 
 EVALUATION_BATCHES = 16
 TAIL = 40
 """Steps at the end whose mean is the training loss that a run reports."""
+LARGEST_SEED = 2**64 - 1
+"""As PyTorch's generators take it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One run: model, data order and weights follow from it."""
+    """One run: model, data order and weights follow from it.
+
+    Raises:
+        InputError: an unknown optimizer, or a number out of range.
+    """
 
     optimizer: str
     learning_rate: float
@@ -31,11 +37,26 @@ class RunConfig:
     model: GPTConfig = GPTConfig()
     theta: str = "celo2"
     """Name or path of the theta of Celo2; the others do not read it."""
+    muon_dtype: str = "bfloat16"
+    """Of Muon's Newton-Schulz products; the others do not read it."""
+
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer)
+        sizes = {"steps": self.steps, "width": self.model.width, "depth": self.model.depth}
+        for name, value in sizes.items():
+            if value < 1:
+                raise InputError(f"{name} is {value}; give at least 1")
+        if self.model.width % HEAD_WIDTH:
+            raise InputError(
+                f"width is {self.model.width}; give a multiple of {HEAD_WIDTH}, the width of a head"
+            )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise InputError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
 
 
 @dataclasses.dataclass
 class RunResult:
-    """What a run leaves; losses in nats a byte, seconds on this machine."""
+    """What a run leaves; losses in nats per byte, seconds on this machine."""
 
     config: RunConfig
     losses: list[float] = dataclasses.field(default_factory=list)
@@ -50,29 +71,21 @@ class RunResult:
         return float(np.mean(self.losses[-TAIL:]))
 
 
-def check(optimizer: str) -> None:
-    """Raises InputError unless the demo knows the optimizer."""
-    if optimizer not in TABLE:
-        raise InputError(f"unknown optimizer {optimizer!r}: take some of {', '.join(TABLE)}")
-
-
 def run(config: RunConfig, data: text.Text) -> Iterator[RunResult]:
     """Train, yielding the growing result after every step, and last with the held-out loss.
 
     The seed decides weights and batches; all optimizers with one seed see the same.
-
-    Raises:
-        InputError: unknown optimizer.
     """
-    check(config.optimizer)
     model = GPT(config.model, config.seed)
-    optimizers = TABLE[config.optimizer].build(model, config.learning_rate, config.theta)
+    choice = Choice(config.learning_rate, config.theta, config.muon_dtype)
+    optimizers = TABLE[config.optimizer].build(model, choice)
     schedules = [schedule(optimizer, config.steps) for optimizer in optimizers]
     generator = np.random.default_rng(config.seed)
+    context = config.model.context
     result = RunResult(config)
     for _ in range(config.steps):
-        tokens = torch.from_numpy(text.windows(data.train, generator, config.batch_size, config.model.context))
-        loss = model.loss(tokens)
+        windows = text.windows(data.train, generator, config.batch_size, context)
+        loss = model.loss(torch.from_numpy(windows))
         loss.backward()
         began = time.perf_counter()
         for optimizer in optimizers:
@@ -89,7 +102,10 @@ def run(config: RunConfig, data: text.Text) -> Iterator[RunResult]:
 
 @torch.no_grad()
 def evaluate(model: GPT, data: text.Text, config: RunConfig) -> float:
-    """Mean loss on windows of the held-out text that are the same for every run."""
+    """Return the mean loss on windows of the held-out text that are the same for every run."""
     generator = np.random.default_rng(2**31)
-    batches = [text.windows(data.held_out, generator, 16, config.model.context) for _ in range(EVALUATION_BATCHES)]
-    return float(np.mean([float(model.loss(torch.from_numpy(tokens))) for tokens in batches]))
+    losses = []
+    for _ in range(EVALUATION_BATCHES):
+        windows = text.windows(data.held_out, generator, 16, config.model.context)
+        losses.append(float(model.loss(torch.from_numpy(windows))))
+    return float(np.mean(losses))

@@ -1,0 +1,134 @@
+"""Protects scores: every optimizer is tuned alike, on another seed than it is reported on."""
+
+import json
+import math
+import pickle
+
+import pytest
+
+from celo2 import InputError, load_theta
+from celo2.evaluate.baselines import ADAMW, MUON, Grid, celo2
+from celo2.evaluate.records import Records
+from celo2.evaluate.scores import Score, ratio, recorded_score, relative
+from celo2.evaluate.suites import Problem
+from celo2.evaluate.tune import RecordedLoss, Validation, tune
+from tests.families import Quadratic
+
+TINY = Problem("tiny", Quadratic(), 30)
+SETTINGS = {"learning_rate": 0.05, "b1": 0.9, "b2": 0.95}
+
+
+@pytest.mark.parametrize("best", [0.1, 0.4, 1.6])
+def test_a_grid_is_extended_until_the_best_is_interior(best):
+    asked = []
+
+    def parabola(settings, seed):
+        asked.append(settings["learning_rate"])
+        return math.log2(settings["learning_rate"] / best) ** 2 + settings["x"] + seed
+
+    score = tune(parabola, Grid((0.2, 0.4), ({"x": 0.5}, {"x": 0.25})), seeds=(1, 2))
+    assert score.settings == {"learning_rate": best, "x": 0.25}
+    assert score.losses == {1: 1.25, 2: 2.25}
+    assert {best / 2, best * 2} <= set(asked)
+
+
+def test_settings_are_chosen_on_seed_0_and_reported_on_seeds_1_to_3():
+    """A setting that is lucky on seed 0 alone shows it."""
+
+    def lucky(settings, seed):
+        return 0.0 if (settings["learning_rate"], seed) == (0.2, 0) else 1.0 + seed
+
+    score = tune(lucky, Grid((0.1, 0.2, 0.4), ({},)))
+    assert score.settings == {"learning_rate": 0.2}
+    assert score.losses == {1: 2.0, 2: 3.0, 3: 4.0}
+
+
+def test_an_optimizer_that_always_diverges_is_scored_infinite():
+    score = tune(lambda settings, seed: math.inf, Grid((0.1, 0.2), ({"x": 1.0},)), (1,))
+    assert score.mean == math.inf
+
+
+def test_finished_runs_are_not_repeated_and_a_cut_line_is_run_again(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    runs = []
+
+    def counted(problem, baseline, settings, seed):
+        runs.append(seed)
+        return {"loss": 0.5 + seed, "train_loss": 1.0}
+
+    def loss(seed):
+        return RecordedLoss(Records(path), TINY, ADAMW, counted)(SETTINGS, seed)
+
+    assert (loss(0), loss(0), loss(1)) == (0.5, 0.5, 1.5)
+    assert runs == [0, 1]
+    record = json.loads(path.read_text().splitlines()[0])
+    run = {"problem": "tiny", "steps": 30, "optimizer": "adamw", "theta": None}
+    assert record["run"] == {**run, "settings": SETTINGS, "seed": 0}
+    assert set(record) == {"run", "loss", "train_loss", "seconds", "commit", "date", "versions"}
+    path.write_bytes(path.read_bytes()[:-20])
+    assert (loss(0), loss(1)) == (0.5, 1.5)
+    assert runs == [0, 1, 1]
+
+
+def test_a_diverged_run_is_infinitely_bad_and_recorded_as_null(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    runs = []
+
+    def diverge(problem, baseline, settings, seed):
+        runs.append(seed)
+        return {"loss": math.nan, "train_loss": 1.0}
+
+    for _ in range(2):
+        assert RecordedLoss(Records(path), TINY, ADAMW, diverge)(SETTINGS, 0) == math.inf
+    assert runs == [0]
+    assert json.loads(path.read_text())["loss"] is None
+
+
+def test_a_score_from_records_is_that_of_the_runs(tmp_path):
+    records = Records(tmp_path / "runs.jsonl")
+
+    def parabola(problem, baseline, settings, seed):
+        return {"loss": math.log2(settings["learning_rate"] / 0.4) ** 2 + seed, "train_loss": 0.0}
+
+    grid = Grid((0.2, 0.4), ({"b1": 0.9, "b2": 0.95},))
+    tuned = tune(RecordedLoss(records, TINY, ADAMW, parabola), grid, (1, 2))
+    assert recorded_score(records, "tiny", 30, ADAMW) == tuned
+    assert recorded_score(records, "tiny", 30, ADAMW, seeds=(2, 3)).losses == {2: 2.0}
+    assert recorded_score(records, "tiny", 300, ADAMW) is None
+    assert recorded_score(records, "tiny", 30, MUON) is None
+
+
+def test_the_score_is_relative_to_the_better_baseline_of_each_problem():
+    scores = {
+        "AdamW": {"a": Score({}, {1: 2.0, 2: 4.0}), "b": Score({}, {1: 1.0})},
+        "Muon": {"a": Score({}, {1: 2.0}), "b": Score({}, {1: 4.0})},
+        "theta": {"a": Score({}, {1: 1.0}), "b": Score({}, {1: 2.0})},
+    }
+    assert relative(scores)["theta"] == {"a": 0.5, "b": 2.0}
+    assert scores["AdamW"]["a"].deviation == pytest.approx(math.sqrt(2))
+
+
+def test_a_ratio_is_over_the_seeds_that_both_have():
+    assert ratio(Score({}, {1: 1.0, 2: 3.0}), Score({}, {1: 2.0, 2: 2.0, 3: 100.0})) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, "seeds is 0; give at least 1"),
+        ({"longer": 0}, "longer is 0; give at least 1"),
+        ({"problems": ()}, "problems is empty; give at least one"),
+        ({"problems": ("mnist",)}, "unknown problem 'mnist': take some of byte-transformer"),
+    ],
+)
+def test_a_validation_out_of_range_is_refused(tmp_path, changes, message):
+    plan = {"problems": ("byte-lstm",), "path": tmp_path / "runs.jsonl", **changes}
+    with pytest.raises(InputError, match=message):
+        Validation({"AdamW": ADAMW}, **plan)
+
+
+@pytest.mark.parametrize("baseline", [ADAMW, MUON, celo2(load_theta("celo2"))])
+def test_a_baseline_travels_to_another_process(baseline):
+    there = pickle.loads(pickle.dumps(baseline))
+    assert there == baseline
+    assert there.identity == baseline.identity
