@@ -1,4 +1,7 @@
-"""Celo2 in a loop of Accelerate's, one step for every two batches. Run: python examples/accelerate_loop.py [folder]."""
+"""Train with Accelerate, one step per two batches.
+
+Run: python examples/accelerate_loop.py [folder].
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,24 @@ from celo2.torch import Celo2
 
 
 def tagger() -> nn.Module:
-    """A small transformer that says of which of eight kinds each token is."""
-    block = nn.TransformerEncoderLayer(32, nhead=2, dim_feedforward=64, dropout=0.0, batch_first=True)
-    return nn.Sequential(OrderedDict(token_embedding=nn.Embedding(64, 32), block=block, head=nn.Linear(32, 8)))
+    """Return a small transformer that assigns each token to one of eight classes."""
+    block = nn.TransformerEncoderLayer(
+        32, nhead=2, dim_feedforward=64, dropout=0.0, batch_first=True
+    )
+    return nn.Sequential(
+        OrderedDict(token_embedding=nn.Embedding(64, 32), block=block, head=nn.Linear(32, 8))
+    )
 
 
 def trained(folder: Path, from_epoch: int = 0) -> tuple[Celo2, list[float]]:
-    """The optimizer after eight epochs and the loss of each batch; `folder` gets a state each epoch, to go on from."""
+    """Return the optimizer after eight epochs and the loss of each batch.
+
+    `folder` gets a checkpoint per epoch; training resumes from that of `from_epoch`.
+    """
     torch.manual_seed(0)
     accelerator = Accelerator(gradient_accumulation_steps=2, cpu=True)
     model, tokens, kinds = tagger(), torch.randint(64, (64, 16)), torch.randint(8, (64, 16))
-    optimizer = Celo2(model, lr=4e-3)  # before `prepare`, which may wrap the model
+    optimizer = Celo2(model, lr=4e-3)  # before `prepare`, which may shard the model
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=16)
     loader = DataLoader(TensorDataset(tokens, kinds), batch_size=16)
     model, prepared, loader, cosine = accelerator.prepare(model, optimizer, loader, cosine)
@@ -35,9 +45,11 @@ def trained(folder: Path, from_epoch: int = 0) -> tuple[Celo2, list[float]]:
     for epoch in range(from_epoch, 8):
         for token_batch, kind_batch in loader:
             with accelerator.accumulate(model):
-                loss = nn.functional.cross_entropy(model(token_batch).flatten(0, 1), kind_batch.flatten())
+                loss = nn.functional.cross_entropy(
+                    model(token_batch).flatten(0, 1), kind_batch.flatten()
+                )
                 accelerator.backward(loss)
-                prepared.step()  # Accelerate lets every second one of these three through
+                prepared.step()  # Accelerate skips every other call of these three
                 cosine.step()
                 prepared.zero_grad()
             losses.append(loss.item())
@@ -46,7 +58,7 @@ def trained(folder: Path, from_epoch: int = 0) -> tuple[Celo2, list[float]]:
 
 
 def main() -> None:
-    """Train, and show who moved what."""
+    """Train, and print the routing and the losses."""
     optimizer, losses = trained(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/accelerate"))
     print(optimizer.routing())
     print(f"loss {losses[0]:.3f} at the first batch, {losses[-1]:.3f} at the last")

@@ -1,4 +1,4 @@
-"""Celo2 by its name in timm's registry of optimizers. Run: python examples/timm_registry.py."""
+"""Register Celo2 with timm and use it by name. Run: python examples/timm_registry.py."""
 
 from __future__ import annotations
 
@@ -10,26 +10,40 @@ from timm.optim._optim_factory import OptimInfo, create_optimizer_v2, default_re
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
-# By its dotted name, so that registering imports nothing. `has_momentum` stays False: Celo2's is learned.
+# By its dotted name, so that registering imports nothing. It takes no momentum option.
 default_registry.register(
-    OptimInfo("celo2", "celo2.torch.Celo2", description="Learned optimizer (arXiv 2602.19142)", has_betas=True)
+    OptimInfo(
+        "celo2",
+        "celo2.torch.Celo2",
+        description="Learned optimizer (arXiv 2602.19142)",
+        has_betas=True,
+    )
 )
 
 
 def whole_model(model: nn.Module) -> list[dict[str, Any]]:
-    """One group, of the module itself; timm's own groups are tensors without names, to be routed by shapes alone."""
+    """Return one group with the module itself; timm's own groups hold tensors without names."""
     return [{"params": model}]
 
 
 def trained(steps: int = 30) -> tuple[torch.optim.Optimizer, list[float]]:
-    """Fit a small vision transformer to images of noise; returns the optimizer and the losses."""
+    """Fit a small vision transformer to images of noise; return the optimizer and the losses."""
     torch.manual_seed(0)
-    size: dict[str, Any] = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 10}
+    size: dict[str, Any] = {
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 64,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": 10,
+    }
     model = timm.create_model("vit_tiny_patch16_224", **size)
     images, labels = torch.randn(64, 3, 16, 16), torch.randint(10, (64,))
-    # Weight decay goes to all parameters here, norms and biases included: timm's filter is a part of its own groups.
-    optimizer = create_optimizer_v2(model, "celo2", lr=4e-3, weight_decay=0.0, param_group_fn=whole_model)
-    # A scheduler of timm's scales the rate of every group, so AdamW's stays 20 times the other.
+    # Celo2 exempts norms and biases from weight decay itself, so timm's groups are not needed.
+    optimizer = create_optimizer_v2(
+        model, "celo2", lr=4e-3, weight_decay=0.01, param_group_fn=whole_model
+    )
+    # timm's schedulers set the base learning rate of every group; AdamW's factor of 20 is kept.
     cosine = CosineLRScheduler(optimizer, t_initial=steps, t_in_epochs=False)
     losses = []
     for step in range(steps):
@@ -43,9 +57,9 @@ def trained(steps: int = 30) -> tuple[torch.optim.Optimizer, list[float]]:
 
 
 def main() -> None:
-    """Train, and show who moved what."""
+    """Train, and print the routing and the losses."""
     optimizer, losses = trained()
-    print(optimizer.routing())  # type: ignore[attr-defined]  # timm knows it as an Optimizer
+    print(optimizer.routing())  # type: ignore[attr-defined]  # typed as an Optimizer
     print(f"loss {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
 
 

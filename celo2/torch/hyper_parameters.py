@@ -49,7 +49,8 @@ def _number(key: str, value: Any) -> float | Tensor:
     if key == "lr" and isinstance(value, Tensor):
         if value.ndim:
             raise InputError(
-                f"lr is a tensor of shape {tuple(value.shape)}; it must be a number or a tensor without axes"
+                f"lr is a tensor of shape {tuple(value.shape)}; "
+                "it must be a number or a tensor without axes"
             )
         if not value >= 0:
             raise InputError(f"lr is {value!r}; it must be a number that is not negative")

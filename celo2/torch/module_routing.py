@@ -103,16 +103,20 @@ def _stacked(length: int, count: int) -> dict[str, int | tuple[int, ...]]:
 
 
 def _route_conv(matrices: Callable[..., Route], conv: nn.modules.conv._ConvNd) -> Route:
+    """Read a kernel as one matrix (taps * in, out), or as one for each group of channels."""
     kind = type(conv).__name__
-    transposed = isinstance(conv, TRANSPOSED_CONVS)
-    if conv.groups == 1 and not transposed:
-        return matrices(f"convolution ({kind}), each tap a matrix")
-    axes = {"fan_in": 0, "fan_out": 1} if transposed else {"fan_in": 1, "fan_out": 0}
-    length = conv.in_channels if transposed else conv.out_channels
+    taps = tuple(range(2, 2 + len(conv.kernel_size)))
+    if isinstance(conv, TRANSPOSED_CONVS):  # stored (in, out / groups, taps...)
+        axes = {"fan_in": (0, *taps), "fan_out": 1}
+        length = conv.in_channels
+    else:
+        axes = {"fan_in": (1, *taps), "fan_out": 0}
+        length = conv.out_channels
+    if conv.groups == 1:
+        return matrices(f"convolution ({kind}), one matrix", **axes, split_axis=0)
     sizes = (length // conv.groups,) * conv.groups
-    return matrices(
-        f"convolution ({kind}), {conv.groups} groups", **axes, split_axis=0, split_sizes=sizes
-    )
+    why = f"convolution ({kind}), {conv.groups} groups"
+    return matrices(why, **axes, split_axis=0, split_sizes=sizes)
 
 
 def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -22,7 +22,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NO_PARAMETERS = "no parameters to optimize: pass a module, named parameters, parameters or groups"
 NO_GRADIENT = (
     "no parameter has a gradient; if FullyShardedDataParallel (FSDP1) wrapped the model after the "
-    "optimizer was made, use torch.distributed.fsdp.fully_shard (FSDP2) and make the optimizer after it"
+    "optimizer was made, use torch.distributed.fsdp.fully_shard (FSDP2) and make the optimizer "
+    "after it"
 )
 FSDP1 = (
     "was flattened by FullyShardedDataParallel (FSDP1), which hides its matrices; shard the model "
@@ -67,7 +68,7 @@ def as_groups(params: nn.Module | Iterable[Any]) -> list[dict[str, Any]]:
         return [{"params": items}]
     groups = [dict(group) for group in items]
     for group in groups:
-        # Generators are read once here, since routing looks at all groups before the first is added.
+        # Generators are read once: routing looks at all groups before the first is added.
         if not isinstance(group.get("params"), nn.Module | Tensor | None):
             group["params"] = list(group["params"])
     return groups
@@ -113,8 +114,8 @@ def _warn_of_guesses(unnamed: Sequence[Tensor], ends: Mapping[int, str]) -> None
         return
     guessed = ", ".join(f"{tuple(p.shape)} ({ends[id(p)]})" for p in matrices if id(p) in ends)
     warnings.warn(
-        f"{len(matrices)} matrices came without names, so embeddings and the output head were guessed: "
-        f"{guessed or 'none'}; pass the model, or model.named_parameters() in the groups",
+        f"{len(matrices)} matrices came without names, so embeddings and the output head were "
+        f"guessed: {guessed or 'none'}; pass the model, or model.named_parameters() in the groups",
         stacklevel=4,
     )
 
@@ -163,7 +164,8 @@ def _named(group: dict[str, Any], params: Any) -> list[tuple[str | None, Tensor]
     for _, p in named:
         if not isinstance(p, Tensor):
             raise InputError(
-                f"cannot optimize a {type(p).__name__}; pass tensors, (name, tensor) pairs, groups or a module"
+                f"cannot optimize a {type(p).__name__}; "
+                "pass tensors, (name, tensor) pairs, groups or a module"
             )
     return named
 
@@ -299,7 +301,8 @@ def check_parameter(p: Tensor, name: str) -> None:
     """Raise InputError if a parameter cannot be optimized."""
     if _is_lazy(p):
         raise InputError(
-            f"{name} has no shape yet (a lazy module); run the model once before making the optimizer"
+            f"{name} has no shape yet (a lazy module); "
+            "run the model once before making the optimizer"
         )
     if is_fsdp1(p):
         raise InputError(f"{name} {FSDP1}")

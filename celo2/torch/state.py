@@ -1,4 +1,4 @@
-"""The state of a parameter: fresh, checked when it is loaded, and kept in the dtypes it was saved in."""
+"""The state of a parameter: fresh, checked when it is loaded, kept in the dtypes of the file."""
 
 from __future__ import annotations
 
@@ -47,11 +47,13 @@ def check_theta(loaded: dict[str, Any], theta: Theta) -> None:
     for group in loaded["param_groups"]:
         if "theta" not in group:
             raise InputError(
-                "this state is of another optimizer than Celo2; start from fresh accumulators instead of loading it"
+                "this state is of another optimizer than Celo2; "
+                "start from fresh accumulators instead of loading it"
             )
         if group["theta"].rpartition("@")[2] != theta.identity.rpartition("@")[2]:
             raise InputError(
-                f"this state was made by theta {group['theta']}, the optimizer has {theta.identity}; load that theta"
+                f"this state was made by theta {group['theta']}, "
+                f"the optimizer has {theta.identity}; load that theta"
             )
 
 

@@ -20,13 +20,16 @@ FUSED_QKV = 3
 def default_axes(shape: torch.Size) -> MatrixAxes:
     """Return the axes of a tensor of which nothing else is known.
 
-    It is (out, in), or a convolution kernel (out, in, taps...).
+    It is (out, in), or a convolution kernel (out, in, taps...), read as one matrix.
     """
-    return MatrixAxes(fan_in=1, fan_out=0, split_axis=0) if len(shape) >= 2 else MatrixAxes()
+    if len(shape) < 2:
+        return MatrixAxes()
+    fan_in = tuple(range(1, len(shape)))
+    return MatrixAxes(fan_in[0] if len(fan_in) == 1 else fan_in, fan_out=0, split_axis=0)
 
 
 def route_tensors(tensors: Sequence[tuple[str | None, Tensor]]) -> list[Route]:
-    """Return the routes of tensors by their names and shapes; a name is None where there is none."""
+    """Return the routes of tensors by names and shapes; a name is None where there is none."""
     routes = by_names_and_shapes([(name, (*t.shape[2:], *t.shape[:2])) for name, t in tensors])
     return [_as_kernel(route, t) for route, (_, t) in zip(routes, tensors, strict=True)]
 
@@ -37,13 +40,13 @@ def _as_kernel(route: Route, tensor: Tensor) -> Route:
         return route
     taps = max(tensor.shape[2:])
     if taps <= LONGEST_KERNEL and "expert" not in route.name.lower():
-        return dataclasses.replace(route, why="convolution, each tap a matrix")
+        return dataclasses.replace(route, why="convolution, one matrix")
     why = f"an axis of {taps} taps looks like no convolution (out, in, taps...)"
     return dataclasses.replace(route, rule=ADAMW, why=why, doubtful=True)
 
 
 def ends_by_order(tensors: Sequence[Tensor]) -> dict[int, str]:
-    """Return {index: reason} for those of unnamed tensors that look like embeddings or the output head.
+    """Return {index: reason} for the unnamed tensors that look like embeddings or output head.
 
     `tensors` are all of a model, in its order. The rows of a hidden matrix (out, in) are inputs of
     another matrix, or are the same in every block. A vocabulary is neither: the first matrices
@@ -81,7 +84,7 @@ def _inputs(tensors: Sequence[Tensor], indices: Sequence[int]) -> set[int]:
 def _is_vocabulary(
     i: int, tensors: Sequence[Tensor], others: Sequence[int], inputs: set[int]
 ) -> bool:
-    """Return whether the rows of a matrix are read by no matrix and shared with none of `others`."""
+    """Return whether no matrix reads the rows of this one, and none of `others` has as many."""
     rows, columns = tensors[i].shape
     shared = any(tensors[j].shape[0] == rows for j in others)
     return not shared and rows not in inputs and rows != FUSED_QKV * columns

@@ -1,4 +1,4 @@
-"""Protects who uses Celo2 from another framework: the real package runs each example, as far as its checkpoints."""
+"""Protects users of other frameworks: the real package runs each example and its checkpoints."""
 
 import importlib
 import os
@@ -13,10 +13,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module", autouse=True)
 def importable_torchvision():
-    """Declare two of torchvision's operators where its library does not load, else nothing imports that knows of it.
+    """Declare two operators of torchvision where its library does not load, so timm can import it.
 
-    PyPI's torchvision is linked against PyTorch with CUDA. Beside a CPU build its Python part raises as it registers
-    shapes for these two; timm needs that part (torchvision.ops.misc) and neither operator.
+    PyPI's torchvision is linked against PyTorch with CUDA; beside a CPU build its Python part fails
+    when it registers shapes for these two; timm needs that part (torchvision.ops.misc), but neither
+    operator.
     """
     try:
         import torchvision  # noqa: F401
@@ -32,7 +33,10 @@ def importable_torchvision():
 
 @pytest.fixture
 def run_main(monkeypatch, capsys):
-    """Run an example as its users do: {name: (rule, why)} of the table it prints, the first and the last loss, the module."""
+    """Run an example as its users do.
+
+    Returns {name: (rule, why)} of the table it prints, the first and the last loss, the module.
+    """
 
     def run(name, *arguments):
         example = importlib.import_module(f"examples.{name}")
@@ -40,7 +44,9 @@ def run_main(monkeypatch, capsys):
         capsys.readouterr()
         example.main()
         lines = capsys.readouterr().out.splitlines()
-        start = next(i for i, line in enumerate(lines) if line.split() == ["name", "shape", "rule", "why"])
+        start = next(
+            i for i, line in enumerate(lines) if line.split() == ["name", "shape", "rule", "why"]
+        )
         rows = [line.split(maxsplit=3) for line in lines[start + 1 : -1]]
         words = lines[-1].split()
         return {row[0]: tuple(row[2:]) for row in rows}, float(words[1]), float(words[-4]), example
@@ -77,31 +83,40 @@ def test_transformers_trainer(tmp_path, run_main):
 
 
 def test_transformers_trainer_gives_the_class_no_names(tmp_path):
-    """Why the example has a factory: with the class itself, GPT-2's matrices are read the wrong way round."""
+    """Why the example has a factory: the class alone would read GPT-2's matrices transposed."""
     example = importlib.import_module("examples.transformers_trainer")
     trainer = example.small_trainer(str(tmp_path))
     factory, settings = trainer.optimizer_cls_and_kwargs
     trainer.optimizer_cls_and_kwargs = factory(), settings
-    with pytest.warns(UserWarning, match=r"10 matrices came without names.*pass the model, or model.named_parameters"):
+    with pytest.warns(
+        UserWarning,
+        match=r"10 matrices came without names.*pass the model, or model.named_parameters",
+    ):
         optimizer = trainer.create_optimizer()
     why = {route.why for route in optimizer.routing() if route.rule == "celo2"}
     assert why == {"hidden matrix"}
 
 
-@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # Lightning's own call
+@pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"
+)  # Lightning's own call
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")  # advice on the DataLoader
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # of the list of best checkpoints, which is not asked for
+@pytest.mark.filterwarnings(
+    "ignore:The dirpath has changed"
+)  # of the list of best checkpoints, which is not asked for
 def test_lightning_module(tmp_path, run_main):
     routes, first, last, example = run_main("lightning_module", tmp_path / "whole")
     assert last < 0.5 * first
     assert ruled(routes, "celo2") == {
-        "stem.0.weight": "convolution (Conv2d), each tap a matrix",
+        "stem.0.weight": "convolution (Conv2d), one matrix",
         "hidden.weight": "hidden matrix (Linear)",
     }
     assert routes["out.weight"] == ("adamw", "output head (Linear, by its name)")
 
     whole = torch.load(tmp_path / "whole/epoch=9-step=20.ckpt")
-    resumed = example.trained(str(tmp_path / "resumed"), checkpoint=str(tmp_path / "whole/epoch=4-step=10.ckpt"))
+    resumed = example.trained(
+        str(tmp_path / "resumed"), checkpoint=str(tmp_path / "whole/epoch=4-step=10.ckpt")
+    )
     assert len(resumed.losses) == 10
     assert_same_state(resumed.optimizers().optimizer.state_dict(), whole["optimizer_states"][0])
 
@@ -119,16 +134,25 @@ def test_accelerate_loop(tmp_path, run_main):
     optimizer, losses = example.trained(tmp_path / "whole", from_epoch=4)
     assert len(losses) == 16
     assert_same_state(optimizer.state_dict(), whole)
-    assert optimizer.state[optimizer.param_groups[-1]["params"][0]]["step"] == 16, "one step for two of 32 batches"
+    assert optimizer.state[optimizer.param_groups[-1]["params"][0]]["step"] == 16, (
+        "one step for two of 32 batches"
+    )
 
 
 def test_timm_registry(run_main):
     routes, first, last, _ = run_main("timm_registry")
     assert last < 0.9 * first
     assert ruled(routes, "adamw")["head.weight"] == "output head (Linear)", "as get_classifier says"
-    linear = {f"blocks.{i}.{name}.weight" for i in (0, 1) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    linear = {
+        f"blocks.{i}.{name}.weight"
+        for i in (0, 1)
+        for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
     hidden = dict.fromkeys(linear, "hidden matrix (Linear)")
-    assert ruled(routes, "celo2") == {"patch_embed.proj.weight": "convolution (Conv2d), each tap a matrix", **hidden}
+    assert ruled(routes, "celo2") == {
+        "patch_embed.proj.weight": "convolution (Conv2d), one matrix",
+        **hidden,
+    }
 
 
 def test_torchtitan_container(run_main):
@@ -137,14 +161,22 @@ def test_torchtitan_container(run_main):
     assert ruled(routes, "celo2") == {"feed_forward.weight": "hidden matrix (Linear)"}
     assert routes["lm_head.weight"] == ("adamw", "output head (Linear, by its name)")
 
-    model = torch.nn.Sequential(torch.nn.Embedding(64, 32), torch.nn.Linear(32, 32), torch.nn.Linear(32, 64))
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(64, 32), torch.nn.Linear(32, 32), torch.nn.Linear(32, 64)
+    )
     optimizers, _ = example.trained(model)
     optimizers.zero_grad()
     before = [p.clone() for p in model.parameters()]
     loaded = example.Celo2Optimizers.Config().build(model_parts=[model])
-    loaded.load_state_dict(optimizers.state_dict())  # torchtitan makes the state by a step at a rate of zero and fills it
+    loaded.load_state_dict(
+        optimizers.state_dict()
+    )  # torchtitan makes the state by a step at a learning rate of zero and fills it
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     saved = optimizers.state_dict()
     for key, value in loaded.state_dict().items():
-        assert torch.equal(value, saved[key]) if isinstance(value, torch.Tensor) else value == saved[key], key
+        assert (
+            torch.equal(value, saved[key])
+            if isinstance(value, torch.Tensor)
+            else value == saved[key]
+        ), key
     assert saved["state.1.weight.momentum"].abs().max() > 0
