@@ -1,4 +1,4 @@
-"""Celo2 as a `torch.optim.Optimizer`: parameter groups, state, state dicts, and who is updated how."""
+"""Celo2 as a `torch.optim.Optimizer`: parameter groups, state and state dicts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from celo2.torch.update import update_parameters
 
 
 class Celo2(Optimizer):
-    """The learned optimizer Celo2 (arXiv 2602.19142): its rule on hidden matrices, AdamW on the rest.
+    """The learned optimizer Celo2 (arXiv 2602.19142) on hidden matrices, AdamW on the rest.
 
     The update of every hidden matrix has an RMS of exactly `lr`. Parameters are routed by the type
     of their module, then by name and shape; `routing()` shows which rule updates which parameter,
@@ -78,6 +78,9 @@ class Celo2(Optimizer):
         in_backward: step each parameter right after its gradient is accumulated and free the
             gradient, so at most one is alive; `step` then has nothing left to do. For one process,
             without gradient accumulation, clipping of the global norm, or `GradScaler`.
+        skip_zero_gradients: whether a matrix whose gradient is exactly zero gets no update but
+            weight decay, and keeps its averages; False: it continues along its momentum, as in the
+            published rule.
         route: overrides of the routing: {regular expression of a name: rule}, or a function
             (name, shape) -> rule or None.
 
@@ -87,7 +90,7 @@ class Celo2(Optimizer):
     """
 
     limits = Limits()
-    """Sizes that decide how a step is divided; an instance may have its own before its first step."""
+    """Sizes that decide how a step is divided; to be set before the first step."""
 
     def __init__(
         self,
@@ -105,6 +108,7 @@ class Celo2(Optimizer):
         compile: bool | None = None,  # noqa: A002 - the word of torch
         skip_zero_gradients: bool = True,
         in_backward: bool = False,
+        skip_zero_gradients: bool = True,
         route: Override | None = None,
     ) -> None:
         _refuse_zero_redundancy_optimizer()
@@ -121,7 +125,9 @@ class Celo2(Optimizer):
             "lr": lr.clone() if isinstance(lr, Tensor) else lr,
             "weight_decay": weight_decay,
             "adamw_lr_multiplier": adamw_lr_multiplier,
-            "orthogonalize": self.theta.spec.newton_schulz if orthogonalize is None else orthogonalize,
+            "orthogonalize": self.theta.spec.newton_schulz
+            if orthogonalize is None
+            else orthogonalize,
             "betas": betas,
             "eps": eps,
             "state_dtype": state_dtype,
@@ -190,14 +196,14 @@ class Celo2(Optimizer):
                 loss = closure()
         if self._in_backward and hasattr(self, "found_inf"):
             raise InputError(
-                "in_backward=True updates parameters by gradients that GradScaler has not unscaled yet; "
-                "leave in_backward out, or use bfloat16 without a scaler"
+                "in_backward=True updates parameters by gradients that GradScaler has not unscaled "
+                "yet; leave in_backward out, or use bfloat16 without a scaler"
             )
         parameters = []
         for (name, p, group), route in zip(self._members(), self._routes, strict=True):
             check_gradient(p, name)
             check_unchanged(p, name, route.shape)
-            # Wrappers may have put other tensors in the place of those that were checked when they came in.
+            # Wrappers may have replaced the tensors that were checked in the constructor.
             shards = distributed.shards(p, name)
             self._init_state(p, group)
             # Every rank joins the step of a sharded parameter, whether it has a gradient or not.
@@ -219,7 +225,7 @@ class Celo2(Optimizer):
                 yield name, p, group
 
     def _init_state(self, p: Tensor, group: dict[str, Any]) -> None:
-        """Make the state of a trained parameter, also before its first gradient, so ranks agree in keys."""
+        """Make the state of a trained parameter, with or without gradient, so all ranks agree."""
         if not self.state[p] and (p.requires_grad or p.grad is not None):
             self.state[p].update(fresh_state(self.theta.spec, p, group))
 
@@ -264,7 +270,7 @@ class Celo2(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether `GradScaler` calls `step` where it found no gradients, so that `step` can say why."""
+        """Whether `GradScaler` calls `step` without gradients, so that `step` can say why."""
         return self._in_backward
 
     def skipped(self) -> dict[str, int]:
@@ -279,16 +285,23 @@ class Celo2(Optimizer):
         return {name: count for name, count in counts.items() if count}
 
     def _warn(self, outcomes: Sequence[Tensor]) -> None:
-        """Report skipped gradients where that costs no wait: on the CPU. Elsewhere `skipped()` does."""
+        """Report skipped gradients on the CPU, where that needs no sync."""
         here = filter(needs_no_sync, outcomes)
         if not all(finite.numpy() for finite in here):
             message = ", ".join(f"{name} ({count})" for name, count in self.skipped().items())
-            warnings.warn(f"gradients that are not finite were skipped, so far: {message}", RuntimeWarning, stacklevel=3)
+            warnings.warn(
+                f"gradients that are not finite were skipped, so far: {message}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return state and groups; dtypes stand in the groups by name, as checkpoints need it."""
         state = super().state_dict()
-        return {**state, "param_groups": [with_dtype_names(group) for group in state["param_groups"]]}
+        return {
+            **state,
+            "param_groups": [with_dtype_names(group) for group in state["param_groups"]],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave; the accumulators keep the dtype they were saved in.
@@ -301,12 +314,17 @@ class Celo2(Optimizer):
 
         def check(_: Optimizer, hooked: dict[str, Any]) -> dict[str, Any]:
             nonlocal loaded
-            loaded = {**hooked, "param_groups": [with_dtypes(group) for group in hooked["param_groups"]]}
+            loaded = {
+                **hooked,
+                "param_groups": [with_dtypes(group) for group in hooked["param_groups"]],
+            }
             check_theta(loaded, self.theta)
             check_shapes(self, loaded, self.theta.spec)
             return loaded
 
-        last_hook = self.register_load_state_dict_pre_hook(check)  # after the user's own, which may rewrite the state
+        last_hook = self.register_load_state_dict_pre_hook(
+            check
+        )  # after the user's own, which may rewrite the state
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -315,10 +333,16 @@ class Celo2(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         keys = ("theta", "_route", "_routes", "_model", "_added", "_compile", "_in_backward")
-        return {**super().__getstate__(), **{key: self.__dict__[key] for key in keys}, "_planner": None}
+        return {
+            **super().__getstate__(),
+            **{key: self.__dict__[key] for key in keys},
+            "_planner": None,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        copied = "param_groups" not in self.__dict__  # else a state dict is being loaded, into parameters that have their hooks
+        copied = (
+            "param_groups" not in self.__dict__
+        )  # else a state dict is being loaded, into parameters that have their hooks
         super().__setstate__(state)
         if copied and self._in_backward:
             for number in range(len(self.param_groups)):
@@ -326,7 +350,7 @@ class Celo2(Optimizer):
 
 
 def _refuse_zero_redundancy_optimizer() -> None:
-    """Raise InputError inside `ZeroRedundancyOptimizer`, which expects the groups it passed back unsplit."""
+    """Raise InputError inside `ZeroRedundancyOptimizer`, which needs groups that are not split."""
     caller = sys._getframe(2).f_globals.get("__name__")
     if caller == "torch.distributed.optim.zero_redundancy_optimizer":
         raise InputError(

@@ -101,7 +101,7 @@ def _unnamed(group: dict[str, Any]) -> list[Tensor]:
         params is None
         or isinstance(params, nn.Module)
         or group.get("param_names")
-        or stated_axes(group)
+        or states_axes(group)
     ):
         return []
     items = [params] if isinstance(params, Tensor) else params
@@ -194,7 +194,7 @@ def _decided(route: Route, group: dict[str, Any], override: Override | None) -> 
     if not group["orthogonalize"]:
         why = f"Celo2-base updates everything ({route.why})"
         route = dataclasses.replace(route, rule=CELO2, why=why, doubtful=False)
-    elif route.doubtful and stated_axes(group) is not None:
+    elif route.doubtful and states_axes(group):
         route = dataclasses.replace(
             route, rule=CELO2, why="axes stated by its group", doubtful=False
         )
@@ -225,7 +225,7 @@ def split_group(
         route = each.route
         axes = None
         if route.rule == CELO2 and each.tensor.ndim > 1:
-            axes = stated_axes(group) or route.axes
+            axes = matrix_axes(each.tensor, group) if states_axes(group) else route.axes
         if axes is not None:
             matrix_views(each.tensor.shape, axes)  # raises early if the axes do not fit
         buckets.setdefault((route.rule, axes, route.decays or not exempt), []).append(each)
@@ -249,11 +249,17 @@ def split_group(
     return result
 
 
-def stated_axes(group: dict[str, Any]) -> MatrixAxes | None:
-    """Return what a group says about the axes of all its parameters, if anything."""
-    if group.get("axes") is None and not group.get("split_sizes"):
-        return None
-    axes = group.get("axes") or (1, 0)
+def states_axes(group: dict[str, Any]) -> bool:
+    """Return whether a group says something about the axes of its parameters."""
+    return group.get("axes") is not None or bool(group.get("split_sizes"))
+
+
+def matrix_axes(p: Tensor, group: dict[str, Any]) -> MatrixAxes:
+    """Return the axes of a parameter that its group reads as the matrix."""
+    default = default_axes(p.shape)
+    if not states_axes(group):
+        return default
+    axes = group.get("axes") or (default.fan_in, default.fan_out)
     if len(axes) != 2:
         raise InputError(f"axes are {axes}; give two, (fan_in, fan_out)")
     fan_in, fan_out = (axis if isinstance(axis, int) else tuple(axis) for axis in axes)
@@ -261,11 +267,6 @@ def stated_axes(group: dict[str, Any]) -> MatrixAxes | None:
     if split_axis is None:
         split_axis = fan_out if isinstance(fan_out, int) else fan_out[0]
     return MatrixAxes(fan_in, fan_out, split_axis, tuple(group.get("split_sizes") or ()))
-
-
-def matrix_axes(p: Tensor, group: dict[str, Any]) -> MatrixAxes:
-    """Return the axes of a parameter that its group reads as the matrix."""
-    return stated_axes(group) or default_axes(p.shape)
 
 
 def parts(p: Tensor, group: dict[str, Any]) -> list[MatrixView]:

@@ -1,4 +1,4 @@
-"""What each process of `test_fsdp1.py` runs: the messages for a model that FSDP1 wraps, in both orders."""
+"""What each process of `test_fsdp1.py` runs: messages for a model under FSDP1, in both orders."""
 
 import json
 import os

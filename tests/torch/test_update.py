@@ -33,6 +33,8 @@ def train(
     **options,
 ):
     p = torch.nn.Parameter(store(torch.from_numpy(torch_layout(w)).to(dtype)))
+    if axes is None and p.ndim > 2:
+        axes = (1, 0)  # tap by tap, as the cases have it
     group = {"params": [p], "rule": "celo2", "weight_decay": weight_decay, "axes": axes}
     optimizer = Celo2([group], lr=0.01, theta=THETA, orthogonalize=orthogonalize, **options)
     optimizer.limits = limits
