@@ -78,9 +78,6 @@ class Celo2(Optimizer):
         in_backward: step each parameter right after its gradient is accumulated and free the
             gradient, so at most one is alive; `step` then has nothing left to do. For one process,
             without gradient accumulation, clipping of the global norm, or `GradScaler`.
-        skip_zero_gradients: whether a matrix whose gradient is exactly zero gets no update but
-            weight decay, and keeps its averages; False: it continues along its momentum, as in the
-            published rule.
         route: overrides of the routing: {regular expression of a name: rule}, or a function
             (name, shape) -> rule or None.
 
@@ -106,7 +103,6 @@ class Celo2(Optimizer):
         state_dtype: torch.dtype = torch.float32,
         newton_schulz_dtype: torch.dtype = torch.float32,
         compile: bool | None = None,  # noqa: A002 - the word of torch
-        skip_zero_gradients: bool = True,
         in_backward: bool = False,
         skip_zero_gradients: bool = True,
         route: Override | None = None,
