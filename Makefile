@@ -1,32 +1,39 @@
-# Both commands make the virtual environment .venv from nothing, with the versions of constraints.txt, and run in it.
-PYTHON ?= python3.11
+# Each command creates the virtual environment .venv from nothing, with the versions of constraints.txt, and runs in it.
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))))
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-# What torchtitan asks for contradicts the others and Python packages for GPUs; its container of optimizers needs none of it.
+# The dependencies that torchtitan declares contradict those of the others, and its container of optimizers needs none of them.
 TITAN := $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps
 
-.PHONY: demo test clean
+.PHONY: demo test check lint clean
 
 demo: .venv/demo-installed
 	$(BIN)/celo2 train
 
-test: .venv/test-installed
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not distributed and not integration"
+
+lint: .venv/test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf .venv
 
-.venv/demo-installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) '.[bench]'
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "celo2 needs Python 3.11, 3.12 or 3.13, and none is on the PATH; install one, or give PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/demo-installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) '.[demo]'
 	touch $@
 
-.venv/test-installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+.venv/test-installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) '.[dev]'
 	$(TITAN) torchtitan spmd_types torch_checkpointing
 	touch $@

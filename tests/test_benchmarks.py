@@ -35,7 +35,7 @@ def test_the_readme_holds_the_table_that_the_command_prints():
     code, shown, _ = run("benchmarks.optimizer_step", "--table")
     assert code == 0
     for table in shown.strip().split("\n\n"):
-        assert table in (ROOT / "README.md").read_text()
+        assert table in (ROOT / "docs" / "costs.md").read_text()
 
 
 def test_gpt3_xl_in_small_takes_falling_steps(tmp_path):

@@ -3,7 +3,7 @@
 Run: python -m benchmarks.optimizer_step. Only parameters and random gradients are made, no forward pass; all optimizers of a
 setting (model and dtype of its parameters) move the same parameters in one process, taking turns, and medians and their
 ratios are reported. What is measured takes the place of earlier results of its setting; other settings stay in the file.
-`--table` prints the README's table from the saved results and runs nothing.
+`--table` prints the tables of docs/costs.md from the saved results and runs nothing.
 
 Every optimizer has the routing of Celo2: hidden matrices and convolutions by the rule that is measured, the rest by AdamW.
 torch.optim.Muon takes matrices only, so it gets a convolution as the one matrix (out, in * taps), a view of the same weights,

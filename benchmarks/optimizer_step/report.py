@@ -1,4 +1,4 @@
-"""Results as tables, as a picture, and as the README's table."""
+"""Results as tables, as a picture, and as the tables of docs/costs.md."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ LABELS: dict[str, str] = {
     "celo2-no-ns": "Celo2, compiled, without Newton-Schulz",
     "naive-no-ns": "The naive form without Newton-Schulz",
 }
-"""For the README; the two without Newton-Schulz are measured for their ratio and stay out of its table."""
+"""For docs/costs.md; the two without Newton-Schulz are measured for their ratio and stay out of its table."""
 BASELINE = "muon"
 """What the bars of the picture are ratios to."""
 MAIN = ("gpt2-small", "float32")
-"""The setting that the README shows in full."""
+"""The setting that docs/costs.md shows in full."""
 REFERENCES = ("muon", "muon-float32", "adamw")
 """What all times are set against."""
 PAIRS = (
@@ -123,7 +123,7 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
 
 
 def markdown(settings: Sequence[Setting]) -> str:
-    """The README's tables: all of GPT-2 small in float32, then the ratios of Celo2's time of each setting."""
+    """The tables of docs/costs.md: all of GPT-2 small in float32, then the ratios of Celo2's time of each setting."""
     main = next((s for s in settings if (s.model, s.dtype) == MAIN), None)
     if main is None:
         sys.exit(f"{', '.join(MAIN)} was not measured; run it first, without --table")
