@@ -180,9 +180,13 @@ def step(model: GPT, optimizer: Timed, tokens: Tensor) -> Step:
     backward = time.perf_counter() - began - forward - optimizer.seconds
     for name, p in model.named_parameters():  # also of the embedding, which is used twice
         if optimizer.moves[p] != 1 or p.grad is not None:
-            raise RuntimeError(f"{name} moved {optimizer.moves[p]} times in a step, gradient {p.grad is not None}")
+            raise RuntimeError(
+                f"{name} moved {optimizer.moves[p]} times in a step, gradient {p.grad is not None}"
+            )
     compiling = optimizer.compile_seconds
-    return Step(loss.item(), forward, backward, optimizer.seconds - compiling, compiling, peak_resident())
+    return Step(
+        loss.item(), forward, backward, optimizer.seconds - compiling, compiling, peak_resident()
+    )
 
 
 def peak_resident() -> int:
@@ -205,11 +209,20 @@ def run(config: Run, console: Console) -> str | None:
     console.print(f"{parameters:,} parameters made in {build_seconds:.1f} s", highlight=False)
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(config.vocabulary, (1, config.context + 1), generator=generator)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     steps: list[Step] = []
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(list(model.parameters())))
-        options = {"lr": config.lr, "state_dtype": torch.bfloat16, "newton_schulz_dtype": getattr(torch, config.newton_schulz)}
+        options = {
+            "lr": config.lr,
+            "state_dtype": torch.bfloat16,
+            "newton_schulz_dtype": getattr(torch, config.newton_schulz),
+        }
         optimizer = Timed(model, lambda: progress.advance(task), compile=True, **options)
         for i in range(1, config.steps + 1):
             progress.reset(task, description=f"step {i}, parameters moved")
@@ -227,8 +240,17 @@ def run(config: Run, console: Console) -> str | None:
         "largest_child_bytes": maximum_resident(resource.RUSAGE_CHILDREN),
     }
     console.print(time_table(build_seconds, steps), memory_table(memory))
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
-    content = {**provenance(), "config": settings, "parameters": parameters, "build_seconds": build_seconds, "losses": losses}
+    settings = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in dataclasses.asdict(config).items()
+    }
+    content = {
+        **provenance(),
+        "config": settings,
+        "parameters": parameters,
+        "build_seconds": build_seconds,
+        "losses": losses,
+    }
     save(config.out, {**content, **memory, "steps": [dataclasses.asdict(s) for s in steps]})
     console.print(f"results in {config.out}", highlight=False)
     return fault(losses)

@@ -1,7 +1,7 @@
 """Measure the source: lines, functions, comprehensions, comments, imports. Writes a table in CONTRIBUTING.md.
 
-    python -m benchmarks.house           print the table
-    python -m benchmarks.house --write   write it between its marks in CONTRIBUTING.md
+python -m benchmarks.house           print the table
+python -m benchmarks.house --write   write it between its marks in CONTRIBUTING.md
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def _comments(text: str) -> int:
 def rows() -> Iterator[str]:
     """Yield the rows of the table."""
     for name, folders in ROOMS.items():
-        paths = [path for folder in folders.split() for path in sorted((ROOT / folder).rglob("*.py"))]
+        paths = [
+            path for folder in folders.split() for path in sorted((ROOT / folder).rglob("*.py"))
+        ]
         yield f"| {name} | {' | '.join(measure(paths))} |"
 
 

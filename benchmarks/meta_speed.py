@@ -41,16 +41,31 @@ PROFILED = 8
 LOOP = inner.InnerLoop(horizon=(2000, 2000), staggered=False)
 
 
-def naive_update(theta: Weights, acc: Accumulators, g: jax.Array, p: jax.Array) -> tuple[jax.Array, Accumulators]:
+def naive_update(
+    theta: Weights, acc: Accumulators, g: jax.Array, p: jax.Array
+) -> tuple[jax.Array, Accumulators]:
     """The rule on one matrix (a, b), channels last."""
     spec = LOOP.spec
     g = jnp.clip(g, -spec.gradient_clip, spec.gradient_clip)
     acc = rule.accumulate(jnp, spec, acc, g)
     m, v, (r, c) = acc
     s = 1 / jnp.sqrt(v + 1e-8)
-    f = 1 / jnp.sqrt(jnp.maximum(r / (r.mean(-2, keepdims=True) + 1e-9), 1e-9)) / jnp.sqrt(jnp.maximum(c, 1e-9))
+    f = (
+        1
+        / jnp.sqrt(jnp.maximum(r / (r.mean(-2, keepdims=True) + 1e-9), 1e-9))
+        / jnp.sqrt(jnp.maximum(c, 1e-9))
+    )
     full = functools.partial(jnp.broadcast_to, shape=m.shape)
-    stacks = [m, m * s, g * f, full(r), full(c), full(1 / jnp.sqrt(r + 1e-8)), full(1 / jnp.sqrt(c + 1e-8)), m * f]
+    stacks = [
+        m,
+        m * s,
+        g * f,
+        full(r),
+        full(c),
+        full(1 / jnp.sqrt(r + 1e-8)),
+        full(1 / jnp.sqrt(c + 1e-8)),
+        m * f,
+    ]
     ms, mss, gf, rs, cs, ir, ic, mf = stacks
     channels = [g, jnp.clip(g, -0.1, 0.1), p, *ms, v, *mss, s, *gf, g * s, *rs, *cs, *ir, *ic, *mf]
     x = jnp.stack(channels, -1)
@@ -62,7 +77,11 @@ def naive_update(theta: Weights, acc: Accumulators, g: jax.Array, p: jax.Array) 
 
 
 def naive_unroll(
-    theta: Weights, family: ImageMLP, trajectory: inner.Trajectory, fresh: inner.Trajectory, keys: jax.Array
+    theta: Weights,
+    family: ImageMLP,
+    trajectory: inner.Trajectory,
+    fresh: inner.Trajectory,
+    keys: jax.Array,
 ) -> jax.Array:
     """Mean loss of one trajectory, which does not end; everything backpropagation needs is kept."""
 
@@ -84,14 +103,22 @@ def naive_unroll(
             new_params[name] = p - trajectory.learning_rate * update
         return (new_params, new_statistics), loss
 
-    return jax.lax.scan(step, (trajectory.params, trajectory.statistics), jax.random.wrap_key_data(keys))[1].mean()
+    return jax.lax.scan(
+        step, (trajectory.params, trajectory.statistics), jax.random.wrap_key_data(keys)
+    )[1].mean()
 
 
 def product_unroll(
-    theta: Weights, family: ImageMLP, trajectory: inner.Trajectory, fresh: inner.Trajectory, keys: jax.Array
+    theta: Weights,
+    family: ImageMLP,
+    trajectory: inner.Trajectory,
+    fresh: inner.Trajectory,
+    keys: jax.Array,
 ) -> jax.Array:
     """Mean loss of one trajectory, as meta-training computes it."""
-    return inner.unroll(LOOP, family, theta, trajectory, fresh, jax.random.wrap_key_data(keys))[0].loss.mean()
+    return inner.unroll(LOOP, family, theta, trajectory, fresh, jax.random.wrap_key_data(keys))[
+        0
+    ].loss.mean()
 
 
 class Unrolls:
@@ -117,7 +144,9 @@ class Unrolls:
                 jax.block_until_ready(run())
                 if turn:  # the first one compiles
                     taken[name].append(time.perf_counter() - began)
-        return {name: self.count * STEPS / statistics.median(times) for name, times in taken.items()}
+        return {
+            name: self.count * STEPS / statistics.median(times) for name, times in taken.items()
+        }
 
 
 def forward(unroll: Callable[..., jax.Array]) -> Any:
@@ -143,14 +172,18 @@ def measure(count: int) -> dict[str, float]:
     """Inner steps a second of each way, at so many trajectories."""
     unrolls = Unrolls(count)
     runs = {
-        f"{way} {kind.__name__}": functools.partial(kind(unroll), *(unrolls.spread if spread else unrolls.whole))
+        f"{way} {kind.__name__}": functools.partial(
+            kind(unroll), *(unrolls.spread if spread else unrolls.whole)
+        )
         for kind in (forward, gradients)
         for way, (unroll, spread) in WAYS.items()
     }
     for way in WAYS:
         np.testing.assert_allclose(runs["naive forward"](), runs[f"{way} forward"](), rtol=1e-4)
         for a, b in zip(runs["naive gradients"](), runs[f"{way} gradients"](), strict=True):
-            np.testing.assert_allclose(a.mean(0), b.mean(0), atol=1e-2 * float(jnp.abs(a.mean(0)).max()))
+            np.testing.assert_allclose(
+                a.mean(0), b.mean(0), atol=1e-2 * float(jnp.abs(a.mean(0)).max())
+            )
     return unrolls.steps_a_second(runs)
 
 
@@ -178,7 +211,15 @@ def no_mlp(xp: Any, theta: Weights, layer: rule.Channels, channels: rule.Channel
     return sum(w[..., i, :1][..., None, :] * x for w, kind in kinds for i, x in enumerate(kind))  # type: ignore[return-value]
 
 
-def no_rule(xp: Any, spec: Any, theta: Weights, accumulators: Accumulators, g: Any, p: Any, orthogonalize: Any) -> Any:
+def no_rule(
+    xp: Any,
+    spec: Any,
+    theta: Weights,
+    accumulators: Accumulators,
+    g: Any,
+    p: Any,
+    orthogonalize: Any,
+) -> Any:
     """Gradient descent."""
     return theta.w0[0, 0] * g, accumulators
 
@@ -238,7 +279,9 @@ def main() -> None:
     for count, speeds in results.items():
         for kind in ("forward", "gradients"):
             row = [speeds[f"{way} {kind}"] for way in WAYS]
-            table.add_row(str(count), kind, *(f"{speed:,.0f}" for speed in row), f"{row[-1] / row[0]:.1f}")
+            table.add_row(
+                str(count), kind, *(f"{speed:,.0f}" for speed in row), f"{row[-1] / row[0]:.1f}"
+            )
     console = Console()
     console.print(table)
     parts = profile()
@@ -250,7 +293,12 @@ def main() -> None:
     console.print(table)
     path = Path("records/speed/meta-speed.json")
     path.parent.mkdir(exist_ok=True)
-    content = {"devices": jax.device_count(), "jax": jax.__version__, "steps a second": results, "profile": parts}
+    content = {
+        "devices": jax.device_count(),
+        "jax": jax.__version__,
+        "steps a second": results,
+        "profile": parts,
+    }
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -7,9 +7,13 @@ import numpy as np
 from celo2 import Theta
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "celo2_rule.npz")
-REFERENCE = {key.removeprefix("theta/"): GOLDEN[key] for key in GOLDEN.files if key.startswith("theta/")}
+REFERENCE = {
+    key.removeprefix("theta/"): GOLDEN[key] for key in GOLDEN.files if key.startswith("theta/")
+}
 THETA = Theta.from_reference(REFERENCE)
-GOLDEN_CASES = sorted({key.rsplit("/", 1)[0] for key in GOLDEN.files if not key.startswith("theta/")})
+GOLDEN_CASES = sorted(
+    {key.rsplit("/", 1)[0] for key in GOLDEN.files if not key.startswith("theta/")}
+)
 
 SHAPES = {
     "scalar": (),

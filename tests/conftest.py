@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # test files run side by side, and threads that wait for a core spin
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # test files run side by side, and threads that wait for a core spin
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 

@@ -32,7 +32,9 @@ class Quadratic:
 class Fixed:
     """One quadratic problem without any randomness, badly scaled, so that the direction matters."""
 
-    target: jax.Array = dataclasses.field(default_factory=lambda: jnp.array([[1.0, -2.0], [0.5, 1.5], [-1.0, 0.3]]))
+    target: jax.Array = dataclasses.field(
+        default_factory=lambda: jnp.array([[1.0, -2.0], [0.5, 1.5], [-1.0, 0.3]])
+    )
 
     def sample(self, key):
         return jnp.zeros(())

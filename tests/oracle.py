@@ -56,13 +56,36 @@ class MatrixOracle:
 
     def _channels(self, g, w):
         s = 1 / np.sqrt(self.v + 1e-8)
-        f = _rho(self.d + 1e-9) if self.vector else self._outer(_rho(self.r / (self.r.mean(0) + 1e-9)), _rho(self.c))
+        f = (
+            _rho(self.d + 1e-9)
+            if self.vector
+            else self._outer(_rho(self.r / (self.r.mean(0) + 1e-9)), _rho(self.c))
+        )
         one = np.ones_like(f)
         g3, s3 = g[..., None], s[..., None]
-        table = [g3, np.clip(g3, -0.1, 0.1), w[..., None], self.m, self.v[..., None], self.m * s3, s3, g3 * f, g3 * s3]
+        table = [
+            g3,
+            np.clip(g3, -0.1, 0.1),
+            w[..., None],
+            self.m,
+            self.v[..., None],
+            self.m * s3,
+            s3,
+            g3 * f,
+            g3 * s3,
+        ]
         if not self.vector:
-            spread_r, spread_c = self._outer(self.r, np.ones_like(self.c)), self._outer(np.ones_like(self.r), self.c)
-            table += [spread_r, spread_c, one / np.sqrt(spread_r + 1e-8), one / np.sqrt(spread_c + 1e-8), self.m * f]
+            spread_r, spread_c = (
+                self._outer(self.r, np.ones_like(self.c)),
+                self._outer(np.ones_like(self.r), self.c),
+            )
+            table += [
+                spread_r,
+                spread_c,
+                one / np.sqrt(spread_r + 1e-8),
+                one / np.sqrt(spread_c + 1e-8),
+                self.m * f,
+            ]
         axes = tuple(range(g.ndim))
         return [x / np.sqrt(1e-9 + np.mean(x**2, axis=axes, keepdims=True)) for x in table]
 
@@ -86,7 +109,10 @@ def oracle_steps(theta, grads, w, orthogonalize, lr=0.01, weight_decay=0.0):
     """(steps, parameters after each) for gradients (t, ..., in, out) of one parameter; leading axes are a batch of matrices."""
     shape = w.shape
     matrices = [()] if len(shape) < 2 else list(np.ndindex(shape[:-2]))
-    oracles = {i: MatrixOracle(theta, shape if len(shape) < 2 else shape[-2:], orthogonalize) for i in matrices}
+    oracles = {
+        i: MatrixOracle(theta, shape if len(shape) < 2 else shape[-2:], orthogonalize)
+        for i in matrices
+    }
     w, steps, params = np.array(w, np.float64), [], []
     for g in np.asarray(grads, np.float64):
         u = np.empty(shape)

@@ -9,26 +9,50 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*arguments):
-    result = subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     return result.returncode, result.stdout, result.stderr
 
 
 def test_steps_are_timed_and_settings_kept_beside_each_other(tmp_path):
     out = tmp_path / "steps.json"
-    small = ["--models", "gpt-64", "--layers", 1, "--optimizers", "muon", "celo2-eager", "naive", "--repeats", 2, "--out", out]
+    small = [
+        "--models",
+        "gpt-64",
+        "--layers",
+        1,
+        "--optimizers",
+        "muon",
+        "celo2-eager",
+        "naive",
+        "--repeats",
+        2,
+        "--out",
+        out,
+    ]
     for dtypes in (["float32"], ["float32", "bfloat16"]):
         code, shown, errors = run("benchmarks.optimizer_step", *small, "--dtypes", *dtypes)
         assert code == 0, errors
     assert "naive" in shown
     settings = json.loads(out.read_text())["settings"]
-    assert [(s["model"], s["dtype"], s["origin"]["layers"]) for s in settings] == [("gpt-64", d, 1) for d in dtypes]
+    assert [(s["model"], s["dtype"], s["origin"]["layers"]) for s in settings] == [
+        ("gpt-64", d, 1) for d in dtypes
+    ]
     for setting in settings:
         muon, celo2, naive = setting["measurements"]
         assert all(len(m["seconds"]) == 2 and min(m["seconds"]) > 0 for m in (muon, celo2, naive))
         assert muon["state_bytes"] < celo2["state_bytes"]
     assert out.with_suffix(".png").read_bytes()[1:4] == b"PNG"
     code, _, errors = run("benchmarks.optimizer_step", "--table", "--out", out)
-    assert (code, errors) == (1, "gpt2-small, float32 was not measured; run it first, without --table\n")
+    assert (code, errors) == (
+        1,
+        "gpt2-small, float32 was not measured; run it first, without --table\n",
+    )
 
 
 def test_the_readme_holds_the_table_that_the_command_prints():

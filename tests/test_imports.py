@@ -46,25 +46,39 @@ optimizer.update(params, optimizer.init(params), params, value=1.0)
         (["jax", "jaxlib", "optax", "flax", "rich", "tyro", "matplotlib"], TORCH),
         (["torch", "flax", "haiku", "rich", "tyro", "matplotlib"], JAX),
         (["torch", "flax", "haiku", "msgpack", "rich", "tyro", "matplotlib"], BASELINES),
-        (["jax", "jaxlib", "optax", "torch", "rich", "tyro"], "import celo2; celo2.load_theta('celo2')"),
+        (
+            ["jax", "jaxlib", "optax", "torch", "rich", "tyro"],
+            "import celo2; celo2.load_theta('celo2')",
+        ),
     ],
     ids=["torch without jax", "jax without torch", "baselines without torch", "core without both"],
 )
 def test_a_front_end_needs_no_other(blocked, code):
-    subprocess.run([sys.executable, "-c", BLOCK.format(blocked=set(blocked)) + code], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", BLOCK.format(blocked=set(blocked)) + code], check=True, timeout=120
+    )
 
 
 def test_a_command_without_its_extra_says_how_to_install_it():
     code = BLOCK.format(blocked={"rich"}) + "import celo2.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.strip() == "celo2's commands need rich; install it with: pip install 'celo2[cli]'"
+    assert (
+        done.stderr.strip()
+        == "celo2's commands need rich; install it with: pip install 'celo2[cli]'"
+    )
 
 
 @pytest.mark.parametrize("module", [celo2, celo2.baselines, celo2.jax, celo2.torch])
 def test_public_names_are_complete_and_sorted(module):
     assert list(module.__all__) == sorted(module.__all__)
-    public = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
+    public = {
+        name
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__
+    }
     assert {name for name in public if not name.startswith("_")} <= set(module.__all__)
     assert all(hasattr(module, name) for name in module.__all__)
-    assert all(getattr(module, name).__doc__ for name in module.__all__ if callable(getattr(module, name)))
+    assert all(
+        getattr(module, name).__doc__ for name in module.__all__ if callable(getattr(module, name))
+    )

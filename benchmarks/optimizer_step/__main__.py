@@ -20,7 +20,9 @@ import itertools
 import os
 import sys
 
-os.environ["KINETO_LOG_LEVEL"] = "99"  # before torch is loaded, or the profiler tells when it starts and stops
+os.environ["KINETO_LOG_LEVEL"] = (
+    "99"  # before torch is loaded, or the profiler tells when it starts and stops
+)
 import torch
 import tyro
 from rich.console import Console
@@ -38,7 +40,12 @@ def run(config: Benchmark, console: Console) -> None:
     torch.set_num_threads(config.threads)
     optimizers.check_naive()
     origin = {**provenance(), "layers": config.layers, "repeats": config.repeats}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         for model, dtype in itertools.product(config.models, config.dtypes):
             with nothing_compiled():

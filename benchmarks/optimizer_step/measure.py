@@ -104,7 +104,9 @@ class Setting:
         return next((m for m in self.measurements if m.optimizer == optimizer), None)
 
 
-def measure(model_name: str, dtype_name: str, config: Benchmark, progress: Progress) -> list[Measurement]:
+def measure(
+    model_name: str, dtype_name: str, config: Benchmark, progress: Progress
+) -> list[Measurement]:
     """All optimizers on one model in one dtype; they share its parameters and gradients."""
     model = build(model_name, config.layers or 12, getattr(torch, dtype_name))
     contenders = {name: OPTIMIZERS[name](model) for name in config.optimizers}
@@ -117,7 +119,9 @@ def measure(model_name: str, dtype_name: str, config: Benchmark, progress: Progr
         progress.advance(task)
     progress.update(task, description=f"{model_name} {dtype_name}")
     if config.profile:
-        parts = ", ".join(f"{name} {share:.0%}" for name, share in shares(contenders["celo2"]).items())
+        parts = ", ".join(
+            f"{name} {share:.0%}" for name, share in shares(contenders["celo2"]).items()
+        )
         progress.console.print(f"celo2 on {model_name}, {dtype_name}: {parts}", highlight=False)
     parameters = sum(p.numel() for p in model.parameters())
     return [

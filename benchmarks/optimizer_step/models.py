@@ -16,12 +16,25 @@ def gpt2(width: int, vocabulary: int, layers: int) -> nn.Module:
         attention = {"c_attn": nn.Linear(width, 3 * width), "c_proj": nn.Linear(width, width)}
         mlp = {"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)}
         norms = nn.LayerNorm(width), nn.LayerNorm(width)
-        return nn.ModuleDict({"ln_1": norms[0], "attn": nn.ModuleDict(attention), "ln_2": norms[1], "mlp": nn.ModuleDict(mlp)})
+        return nn.ModuleDict(
+            {
+                "ln_1": norms[0],
+                "attn": nn.ModuleDict(attention),
+                "ln_2": norms[1],
+                "mlp": nn.ModuleDict(mlp),
+            }
+        )
 
     wte, head = nn.Embedding(vocabulary, width), nn.Linear(width, vocabulary, bias=False)
     head.weight = wte.weight
     blocks = nn.ModuleList(block() for _ in range(layers))
-    parts = {"wte": wte, "wpe": nn.Embedding(1024, width), "h": blocks, "ln_f": nn.LayerNorm(width), "lm_head": head}
+    parts = {
+        "wte": wte,
+        "wpe": nn.Embedding(1024, width),
+        "h": blocks,
+        "ln_f": nn.LayerNorm(width),
+        "lm_head": head,
+    }
     return nn.ModuleDict(parts)
 
 
@@ -34,7 +47,9 @@ def resnet50() -> nn.Module:
         for i, (a, b, taps) in enumerate(shapes, 1):
             parts |= {f"conv{i}": nn.Conv2d(a, b, taps, bias=False), f"bn{i}": nn.BatchNorm2d(b)}
         if into != 4 * width:
-            parts["downsample"] = nn.Sequential(nn.Conv2d(into, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width))
+            parts["downsample"] = nn.Sequential(
+                nn.Conv2d(into, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+            )
         return nn.ModuleDict(parts)
 
     model = nn.ModuleDict({"conv1": nn.Conv2d(3, 64, 7, bias=False), "bn1": nn.BatchNorm2d(64)})
@@ -56,12 +71,22 @@ def vit_b(layers: int) -> nn.Module:
         mlp = {"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)}
         norms = nn.LayerNorm(width), nn.LayerNorm(width)
         return nn.ModuleDict(
-            {"norm1": norms[0], "attn": nn.ModuleDict(attention), "norm2": norms[1], "mlp": nn.ModuleDict(mlp)}
+            {
+                "norm1": norms[0],
+                "attn": nn.ModuleDict(attention),
+                "norm2": norms[1],
+                "mlp": nn.ModuleDict(mlp),
+            }
         )
 
     patches = nn.ModuleDict({"proj": nn.Conv2d(3, width, 16)})
     blocks = nn.ModuleList(block() for _ in range(layers))
-    parts = {"patch_embed": patches, "blocks": blocks, "norm": nn.LayerNorm(width), "head": nn.Linear(width, 1000)}
+    parts = {
+        "patch_embed": patches,
+        "blocks": blocks,
+        "norm": nn.LayerNorm(width),
+        "head": nn.Linear(width, 1000),
+    }
     model = nn.ModuleDict(parts)
     model.register_parameter("cls_token", nn.Parameter(torch.zeros(1, 1, width)))
     model.register_parameter("pos_embed", nn.Parameter(torch.zeros(1, 197, width)))

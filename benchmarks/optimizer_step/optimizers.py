@@ -54,7 +54,9 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], list[Optimizer]]] = {
     "muon": partial(muon, Muon),
     "muon-float32": lambda model: muon(Float32Muon, model),
     "celo2": partial(celo2_, compile=True),
-    "celo2-bf16": partial(celo2_, compile=True, state_dtype=torch.bfloat16, newton_schulz_dtype=torch.bfloat16),
+    "celo2-bf16": partial(
+        celo2_, compile=True, state_dtype=torch.bfloat16, newton_schulz_dtype=torch.bfloat16
+    ),
     "celo2-base": partial(celo2_, compile=True, theta="celo2-base"),
     "celo2-eager": partial(celo2_, compile=False),
     "naive": naive,
@@ -70,7 +72,9 @@ def _adamw(params: Iterable[Tensor]) -> AdamW:
 def divided(model: nn.Module) -> tuple[list[tuple[Tensor, MatrixAxes]], list[Tensor]]:
     """What Celo2 gives its rule, each with its axes, and the rest."""
     routed = route_module(model, ends_model=True)
-    hidden = [(p, route.axes or default_axes(p.shape)) for _, p, route in routed if route.rule == CELO2]
+    hidden = [
+        (p, route.axes or default_axes(p.shape)) for _, p, route in routed if route.rule == CELO2
+    ]
     return hidden, [p for _, p, route in routed if route.rule != CELO2]
 
 
@@ -93,7 +97,9 @@ class Float32Muon(Muon):
             return super().step(closure)
 
 
-def newton_schulz_float32(grad: Tensor, ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float) -> Tensor:
+def newton_schulz_float32(
+    grad: Tensor, ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float
+) -> Tensor:
     """PyTorch's function without its cast to bfloat16: the same products, as often."""
     a, b, c = ns_coefficients
     tall = grad.shape[0] > grad.shape[1]
@@ -111,7 +117,9 @@ class Naive(Optimizer):
     Newton-Schulz is the formula as it stands, in float32; the taps of a convolution are a batch.
     """
 
-    def __init__(self, hidden: Sequence[tuple[Tensor, MatrixAxes]], orthogonalize: bool, rate: float = RATE) -> None:
+    def __init__(
+        self, hidden: Sequence[tuple[Tensor, MatrixAxes]], orthogonalize: bool, rate: float = RATE
+    ) -> None:
         theta = load_theta("celo2")
         self.spec, self.theta = theta.spec, rule.Weights(*map(torch.from_numpy, theta.weights))
         self.orthogonalize = orthogonalize
@@ -133,19 +141,27 @@ class Naive(Optimizer):
         g, w = (piece.view(torch, x).float().contiguous() for x in (p.grad, p))
         if not state:
             state["m"], state["v"] = g.new_zeros(*g.shape, 3), torch.zeros_like(g)
-            state["r"], state["c"] = g.new_zeros(*g.shape[:-1], 3), g.new_zeros(*g.shape[:-2], g.shape[-1], 3)
+            state["r"], state["c"] = (
+                g.new_zeros(*g.shape[:-1], 3),
+                g.new_zeros(*g.shape[:-2], g.shape[-1], 3),
+            )
         g = g.clamp(-spec.gradient_clip, spec.gradient_clip)
         state["m"].lerp_(g[..., None], 1 - torch.tensor(spec.momentum_decays))
         state["v"].lerp_(g * g, 1 - spec.second_moment_decay)
         for kept, axis in ((state["r"], -1), (state["c"], -2)):
-            kept.lerp_((g * g + spec.factored_floor).mean(axis)[..., None], 1 - torch.tensor(spec.factored_decays))
+            kept.lerp_(
+                (g * g + spec.factored_floor).mean(axis)[..., None],
+                1 - torch.tensor(spec.factored_decays),
+            )
         x = naive_features(g, w, state["m"], state["v"], state["r"], state["c"])
         x = x * torch.rsqrt(spec.normalize_epsilon + x.square().mean((-3, -2), keepdim=True))
         h = torch.relu(x @ self.theta.w0 + self.theta.b0)
         d = (torch.relu(h @ self.theta.w1 + self.theta.b1) @ self.theta.w2 + self.theta.b2)[..., 0]
         if self.orthogonalize:
             d = rule.orthogonalize(torch, spec, d)
-        view.sub_(lr * d * torch.rsqrt(spec.normalize_epsilon + d.square().mean((-2, -1), keepdim=True)))
+        view.sub_(
+            lr * d * torch.rsqrt(spec.normalize_epsilon + d.square().mean((-2, -1), keepdim=True))
+        )
 
 
 def naive_features(g: Tensor, p: Tensor, m: Tensor, v: Tensor, r: Tensor, c: Tensor) -> Tensor:
@@ -156,17 +172,24 @@ def naive_features(g: Tensor, p: Tensor, m: Tensor, v: Tensor, r: Tensor, c: Ten
     by_row = torch.rsqrt((r / (r.mean(-2, keepdim=True) + 1e-9)).clamp(min=1e-9))[..., :, None, :]
     f = by_row * torch.rsqrt(c.clamp(min=1e-9))[..., None, :, :]
     of_gradient = [g, g.clamp(-0.1, 0.1), p[..., None], m, v[..., None], m * s, s, g * f, g * s]
-    return torch.cat([*of_gradient, rows, columns, torch.rsqrt(rows + 1e-8), torch.rsqrt(columns + 1e-8), m * f], -1)
+    return torch.cat(
+        [*of_gradient, rows, columns, torch.rsqrt(rows + 1e-8), torch.rsqrt(columns + 1e-8), m * f],
+        -1,
+    )
 
 
 def check_naive() -> None:
     """The naive form takes the steps of Celo2, or there would be nothing to compare."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(5, 7, 3), nn.Linear(24, 16), nn.Linear(16, 40), nn.Linear(40, 3))
+    model = nn.Sequential(
+        nn.Conv2d(5, 7, 3), nn.Linear(24, 16), nn.Linear(16, 40), nn.Linear(40, 3)
+    )
     twin = draw_gradients(copy.deepcopy(model))
     before = copy.deepcopy(model)
     both = naive(draw_gradients(model)), celo2_(twin, compile=False)
     for optimizer in both[0] * 3 + both[1] * 3:
         optimizer.step()
-    for (p, _), (q, _), (old, _) in zip(divided(model)[0], divided(twin)[0], divided(before)[0], strict=True):
+    for (p, _), (q, _), (old, _) in zip(
+        divided(model)[0], divided(twin)[0], divided(before)[0], strict=True
+    ):
         torch.testing.assert_close(p - old, q - old, rtol=0, atol=0.01 * RATE)

@@ -58,7 +58,10 @@ def load(path: Path) -> list[Setting]:
     if "settings" not in content:
         sys.exit(f"{path} holds no settings of this benchmark; give another --out")
     settings = content["settings"]
-    return [Setting(**{**s, "measurements": [Measurement(**m) for m in s["measurements"]]}) for s in settings]
+    return [
+        Setting(**{**s, "measurements": [Measurement(**m) for m in s["measurements"]]})
+        for s in settings
+    ]
 
 
 def keep(setting: Setting, path: Path) -> None:
@@ -74,12 +77,25 @@ def ratio(m: Measurement, to: Measurement | None) -> str:
 
 def table(setting: Setting) -> Table:
     """Everything but the single turns."""
-    columns = ("first step, s", "step, ms", *(f"over {to}" for to in REFERENCES), "state, bytes an entry", "temporaries, MB")
-    out = Table("optimizer", *columns, box=SIMPLE, title=f"{setting.model}, {setting.dtype}: medians, ratios of medians")
+    columns = (
+        "first step, s",
+        "step, ms",
+        *(f"over {to}" for to in REFERENCES),
+        "state, bytes an entry",
+        "temporaries, MB",
+    )
+    out = Table(
+        "optimizer",
+        *columns,
+        box=SIMPLE,
+        title=f"{setting.model}, {setting.dtype}: medians, ratios of medians",
+    )
     for m in setting.measurements:
         ratios = [ratio(m, setting.of(to)) for to in REFERENCES]
         memory = f"{m.bytes_an_entry:.1f}", f"{m.temporary_bytes / 1e6:.0f}"
-        out.add_row(m.optimizer, f"{m.first_step_seconds:.1f}", f"{1e3 * m.median:.1f}", *ratios, *memory)
+        out.add_row(
+            m.optimizer, f"{m.first_step_seconds:.1f}", f"{1e3 * m.median:.1f}", *ratios, *memory
+        )
     return out
 
 
@@ -89,20 +105,29 @@ def paired(setting: Setting) -> Table:
     for a, b in ((setting.of(a), setting.of(b)) for a, b in PAIRS):
         if a and b:
             ratios = [x / y for x, y in zip(a.seconds, b.seconds, strict=True)]
-            out.add_row(f"{a.optimizer} / {b.optimizer}", ratio(a, b), f"{statistics.median(ratios):.2f}")
+            out.add_row(
+                f"{a.optimizer} / {b.optimizer}", ratio(a, b), f"{statistics.median(ratios):.2f}"
+            )
     return out
 
 
 def draw(settings: Sequence[Setting], path: Path) -> None:
     """A bar for each optimizer from Muon's time to its own, on a logarithmic scale: right of the line it is slower."""
-    models, dtypes = (list(dict.fromkeys(getattr(s, key) for s in settings)) for key in ("model", "dtype"))
+    models, dtypes = (
+        list(dict.fromkeys(getattr(s, key) for s in settings)) for key in ("model", "dtype")
+    )
     size = (1.2 + 4.2 * len(dtypes), 0.6 + 3.2 * len(models))
-    figure, axes = plt.subplots(len(models), len(dtypes), figsize=size, layout="constrained", squeeze=False, sharex=True)
+    figure, axes = plt.subplots(
+        len(models), len(dtypes), figsize=size, layout="constrained", squeeze=False, sharex=True
+    )
     for plot in axes.flat:
         plot.set_visible(False)
     extremes = []
     for setting in settings:
-        plot, baseline = axes[models.index(setting.model), dtypes.index(setting.dtype)], setting.of(BASELINE)
+        plot, baseline = (
+            axes[models.index(setting.model), dtypes.index(setting.dtype)],
+            setting.of(BASELINE),
+        )
         assert baseline is not None  # without it nothing is run
         names = [m.optimizer for m in setting.measurements]
         ratios = [m.median / baseline.median for m in setting.measurements]
@@ -111,7 +136,12 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
         bars = plot.barh(names, [r - 1 for r in ratios], left=1, color=colours)
         plot.bar_label(bars, [f"{r:.2f}" for r in ratios], padding=3, fontsize=8)
         plot.axvline(1, color="black", lw=0.8)
-        plot.set(xscale="log", title=f"{setting.model}, {setting.dtype}", xlabel=f"step time over {BASELINE}'s", visible=True)
+        plot.set(
+            xscale="log",
+            title=f"{setting.model}, {setting.dtype}",
+            xlabel=f"step time over {BASELINE}'s",
+            visible=True,
+        )
         plot.spines[["top", "right"]].set_visible(False)
         plot.invert_yaxis()
     axes[0, 0].set_xlim(min(extremes) / 2.5, max(extremes) * 2.5)
@@ -127,14 +157,23 @@ def markdown(settings: Sequence[Setting]) -> str:
     main = next((s for s in settings if (s.model, s.dtype) == MAIN), None)
     if main is None:
         sys.exit(f"{', '.join(MAIN)} was not measured; run it first, without --table")
-    lines = ["| | bytes of state an entry | step of GPT-2 small | over Muon in float32 | over AdamW |", "|---|---|---|---|---|"]
+    lines = [
+        "| | bytes of state an entry | step of GPT-2 small | over Muon in float32 | over AdamW |",
+        "|---|---|---|---|---|",
+    ]
     for m in main.measurements:
         if not m.optimizer.endswith("no-ns"):
             ratios = " | ".join(ratio(m, main.of(to)) for to in ("muon-float32", "adamw"))
             label = LABELS[m.optimizer]
-            lines.append(f"| {label} | {m.bytes_an_entry:.1f} | {1e3 * m.median:,.0f} ms | {ratios} |")
+            lines.append(
+                f"| {label} | {m.bytes_an_entry:.1f} | {1e3 * m.median:,.0f} ms | {ratios} |"
+            )
     columns = [(a, b) for a, b in PAIRS if a.startswith("celo2") and not a.endswith("no-ns")]
-    lines += ["", f"| | {' | '.join(f'{a} / {b}' for a, b in columns)} |", "|---" * (1 + len(columns)) + "|"]
+    lines += [
+        "",
+        f"| | {' | '.join(f'{a} / {b}' for a, b in columns)} |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
     for s in settings:
         pairs = [(s.of(a), s.of(b)) for a, b in columns]
         cells = [ratio(a, b) if a and b else "" for a, b in pairs]

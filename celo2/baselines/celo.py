@@ -45,7 +45,9 @@ class MlpState(NamedTuple):
     """`Accumulators` in the place of each parameter."""
 
 
-def celo(num_steps: int | jax.Array, theta: CeloSource = "celo") -> optax.GradientTransformationExtraArgs:
+def celo(
+    num_steps: int | jax.Array, theta: CeloSource = "celo"
+) -> optax.GradientTransformationExtraArgs:
     """Train with Celo; there is no learning rate to set.
 
     Args:
@@ -79,7 +81,9 @@ def celo_mlp(theta: CeloSource = "celo") -> optax.GradientTransformationExtraArg
     return in_float32(optax.chain(scale_by_mlp(_with_mlp(theta)), optax.scale(-1.0)))
 
 
-def celo_adam(num_steps: int | jax.Array, theta: CeloSource = "celo-adam") -> optax.GradientTransformationExtraArgs:
+def celo_adam(
+    num_steps: int | jax.Array, theta: CeloSource = "celo-adam"
+) -> optax.GradientTransformationExtraArgs:
     """Train with Celo-Adam: Adam's direction, scaled by a scheduler that was meta-trained for it.
 
     Arguments, calls and errors are those of `celo`; an MLP in `theta` is not used.
@@ -122,7 +126,9 @@ def scale_by_mlp(theta: CeloWeights) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def scale_by_scheduler(num_steps: int | jax.Array, theta: CeloWeights) -> optax.GradientTransformationExtraArgs:
+def scale_by_scheduler(
+    num_steps: int | jax.Array, theta: CeloWeights
+) -> optax.GradientTransformationExtraArgs:
     """Scale all steps by Celo's learned schedule, one positive number per step."""
     check_num_steps(num_steps)
 

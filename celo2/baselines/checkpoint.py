@@ -33,7 +33,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the checkpoint {path} ({error.strerror}); pass the path of the file") from error
+        raise InputError(
+            f"cannot read the checkpoint {path} ({error.strerror}); pass the path of the file"
+        ) from error
     try:
         # A safetensors file begins with the length of its header in eight bytes, and the header is
         # JSON.

@@ -28,7 +28,9 @@ def init() -> LossBuffer:
     return LossBuffer(jnp.zeros(TIMESCALES), jnp.full(TIMESCALES, 999999999999.0, float))
 
 
-def observe(buffer: LossBuffer, loss: jax.Array, count: jax.Array, num_steps: int | jax.Array) -> tuple[LossBuffer, jax.Array]:
+def observe(
+    buffer: LossBuffer, loss: jax.Array, count: jax.Array, num_steps: int | jax.Array
+) -> tuple[LossBuffer, jax.Array]:
     """Return the buffer after one more loss, and 18 features in [-1, 1], of time and of the loss.
 
     Args:
@@ -42,7 +44,9 @@ def observe(buffer: LossBuffer, loss: jax.Array, count: jax.Array, num_steps: in
     return buffer, jnp.concatenate([of_time, of_loss])
 
 
-def _update(buffer: LossBuffer, loss: jax.Array, count: jax.Array, num_steps: int | jax.Array) -> tuple[LossBuffer, jax.Array]:
+def _update(
+    buffer: LossBuffer, loss: jax.Array, count: jax.Array, num_steps: int | jax.Array
+) -> tuple[LossBuffer, jax.Array]:
     """Return the buffer after one more loss, and nine features of it."""
     slowest = jnp.log(jnp.asarray(num_steps, float))
     rate = jnp.exp(-jnp.linspace(jnp.log(SHORTEST), slowest, TIMESCALES))  # 1 / tau_k

@@ -78,9 +78,13 @@ def load_celo(source: str | os.PathLike[str]) -> CeloWeights:
     """
     path = Path(source)
     if str(source) in SHIPPED:
-        path = Path(str(importlib.resources.files("celo2.baselines") / "weights" / f"{source}.safetensors"))
+        path = Path(
+            str(importlib.resources.files("celo2.baselines") / "weights" / f"{source}.safetensors")
+        )
     elif not path.is_file():
-        raise InputError(f"{str(source)!r} is neither a file nor one of {', '.join(SHIPPED)}; pass one of these")
+        raise InputError(
+            f"{str(source)!r} is neither a file nor one of {', '.join(SHIPPED)}; pass one of these"
+        )
     arrays = read_checkpoint(path)
     mlp = any(name.startswith("ff_mod_stack") for name in arrays)
     _check(arrays, path, CELO_INPUTS, mlp=mlp)
@@ -88,7 +92,9 @@ def load_celo(source: str | os.PathLike[str]) -> CeloWeights:
         return CeloWeights(None, _recurrent(arrays))
     bank = _mlp(arrays)
     if len(bank.b0) != 1:
-        raise InputError(f"{path} has a bank of {len(bank.b0)} MLPs, Celo has one; is it a checkpoint of VeLO?")
+        raise InputError(
+            f"{path} has a bank of {len(bank.b0)} MLPs, Celo has one; is it a checkpoint of VeLO?"
+        )
     return CeloWeights(Mlp(*(array[0] for array in bank)), _recurrent(arrays))
 
 
@@ -124,23 +130,33 @@ def _linear(arrays: Mapping[str, np.ndarray], name: str) -> Linear:
     return Linear(arrays[f"rnn_params/{name}/w"], arrays[f"rnn_params/{name}/b"])
 
 
-def _check(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str], inputs: int, mlp: bool) -> None:
+def _check(
+    arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str], inputs: int, mlp: bool
+) -> None:
     """Raise unless these are the arrays of one network, of any hidden size and bank."""
     sized = ["lstm_init_state/hidden", "ff_mod_stack/~/b0"] if mlp else ["lstm_init_state/hidden"]
     for name in sized:
         if name not in arrays or arrays[name].ndim != 2:
-            raise InputError(f"{path} has no array {name!r} of two axes; pass a checkpoint of this optimizer")
+            raise InputError(
+                f"{path} has no array {name!r} of two axes; pass a checkpoint of this optimizer"
+            )
     hidden = arrays["lstm_init_state/hidden"].shape[1]
     bank = arrays["ff_mod_stack/~/b0"].shape[0] if mlp else None
     expected = _shapes(inputs, hidden, bank)
     odd = sorted(expected.keys() ^ arrays.keys())
     if odd:
-        raise InputError(f"{path} is not of this optimizer; missing or unknown arrays: {', '.join(odd)}")
+        raise InputError(
+            f"{path} is not of this optimizer; missing or unknown arrays: {', '.join(odd)}"
+        )
     for name, shape in expected.items():
         if arrays[name].shape != shape:
-            raise InputError(f"{name!r} in {path} has shape {arrays[name].shape}, this optimizer needs {shape}")
+            raise InputError(
+                f"{name!r} in {path} has shape {arrays[name].shape}, this optimizer needs {shape}"
+            )
         if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise InputError(f"{name!r} in {path} holds something other than finite floats; do not use this file")
+            raise InputError(
+                f"{name!r} in {path} holds something other than finite floats; do not use this file"
+            )
 
 
 def _shapes(inputs: int, hidden: int, bank: int | None) -> dict[str, tuple[int, ...]]:

@@ -32,7 +32,9 @@ def in_float32(
         **extra: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         if params is None:
-            raise InputError("params is None, but this optimizer reads them; call update(grads, state, params)")
+            raise InputError(
+                "params is None, but this optimizer reads them; call update(grads, state, params)"
+            )
         wide, wide_params = jax.tree.map(_wide, updates), jax.tree.map(_wide, params)
         with jax.default_matmul_precision("highest"):
             steps, state = inner.update(wide, state, wide_params, **extra)
@@ -46,7 +48,9 @@ def check_num_steps(num_steps: int | jax.Array) -> None:
     if isinstance(num_steps, Tracer):
         return
     if not isinstance(num_steps, int | np.integer | jax.Array) or num_steps < 1:
-        raise InputError(f"num_steps is {num_steps!r}; it must be the planned number of steps, at least 1")
+        raise InputError(
+            f"num_steps is {num_steps!r}; it must be the planned number of steps, at least 1"
+        )
 
 
 def scalar_loss(value: Any) -> jax.Array:
@@ -58,14 +62,18 @@ def scalar_loss(value: Any) -> jax.Array:
         )
     loss = jnp.asarray(value, float)
     if loss.ndim:
-        raise InputError(f"value has shape {loss.shape}; it must be the training loss of this step, a scalar")
+        raise InputError(
+            f"value has shape {loss.shape}; it must be the training loss of this step, a scalar"
+        )
     return loss
 
 
 def _wide(x: Any) -> jax.Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(f"a leaf of shape {x.shape} is of {x.dtype}; only real floats can be optimized; mask it")
+        raise InputError(
+            f"a leaf of shape {x.shape} is of {x.dtype}; only real floats can be optimized; mask it"
+        )
     if x.size == 0:
         raise InputError(f"a leaf of shape {x.shape} is empty; leave it out with optax.masked")
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -37,7 +37,9 @@ class Checkpoint:
         new = settings(config) | {"data": _fingerprint(families)}
         if path.exists():
             # A setting that the run's version did not have yet was what is the default now.
-            old = settings(MetaConfig(estimator=type(config.estimator)())) | json.loads(path.read_text())
+            old = settings(MetaConfig(estimator=type(config.estimator)())) | json.loads(
+                path.read_text()
+            )
             changed = [
                 f"{key} was {old.get(key, 'absent')}, now {new.get(key, 'absent')}"
                 for key in sorted({*old, *new})
@@ -58,7 +60,9 @@ class Checkpoint:
                 self._metrics.unlink(missing_ok=True)
             return state, 0.0
         with np.load(self._state) as file:
-            saved = jax.tree_util.tree_map_with_path(lambda path, _: file[jax.tree_util.keystr(path)], state)
+            saved = jax.tree_util.tree_map_with_path(
+                lambda path, _: file[jax.tree_util.keystr(path)], state
+            )
             iteration, seconds = int(file[".iteration"]), float(file["seconds"])
         if self._writes:
             self._forget_after(iteration)
@@ -67,7 +71,10 @@ class Checkpoint:
     def save(self, state: Any, seconds: float) -> None:
         """Replace the saved state."""
         if self._writes:
-            leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+            leaves = {
+                jax.tree_util.keystr(path): np.asarray(leaf)
+                for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+            }
             temporary = self._state.with_suffix(".part.npz")
             np.savez(temporary, allow_pickle=False, seconds=np.float64(seconds), **leaves)
             os.replace(temporary, self._state)
@@ -76,7 +83,9 @@ class Checkpoint:
         """Append one line of metrics; null stands for what is not finite."""
         if self._writes:
             with self._metrics.open("a") as file:
-                finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+                finite = {
+                    name: value if math.isfinite(value) else None for name, value in metrics.items()
+                }
                 file.write(json.dumps(finite, allow_nan=False) + "\n")
 
     def _forget_after(self, iteration: int) -> None:
@@ -93,7 +102,10 @@ def settings(config: MetaConfig) -> dict[str, Any]:
         if not dataclasses.is_dataclass(value):
             return {prefix: list(value) if isinstance(value, tuple) else value}
         kind = {"estimator": type(value).__name__} if prefix == "estimator" else {}
-        parts = [flat(f"{prefix}.{f.name}".lstrip("."), getattr(value, f.name)) for f in dataclasses.fields(value)]
+        parts = [
+            flat(f"{prefix}.{f.name}".lstrip("."), getattr(value, f.name))
+            for f in dataclasses.fields(value)
+        ]
         return kind | {key: entry for part in parts for key, entry in part.items()}
 
     return flat("", config)
@@ -102,13 +114,19 @@ def settings(config: MetaConfig) -> dict[str, Any]:
 def theta_of(directory: Path) -> tuple[Weights, float]:
     """(theta, seconds spent) as last saved by the run in `directory`."""
     with np.load(directory / "state.npz") as file:
-        return Weights(**{name: file[f".theta.{name}"] for name in Weights._fields}), float(file["seconds"])
+        return Weights(**{name: file[f".theta.{name}"] for name in Weights._fields}), float(
+            file["seconds"]
+        )
 
 
 def _fingerprint(families: Sequence[TaskFamily]) -> str:
     """Of the families and the data that they hold."""
-    leaves, structure = jax.tree.flatten(list(families))  # the structure names classes and their static fields
-    digest = hashlib.sha256(str([structure, *((leaf.shape, leaf.dtype) for leaf in leaves)]).encode())
+    leaves, structure = jax.tree.flatten(
+        list(families)
+    )  # the structure names classes and their static fields
+    digest = hashlib.sha256(
+        str([structure, *((leaf.shape, leaf.dtype) for leaf in leaves)]).encode()
+    )
     for leaf in leaves:
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]

@@ -61,18 +61,29 @@ class MetaConfig:
     """Of theta, decoupled."""
 
     def __post_init__(self) -> None:
-        for name, value, least in (("seed", self.seed, 0), ("trajectories", self.estimator.trajectories, 1)):
+        for name, value, least in (
+            ("seed", self.seed, 0),
+            ("trajectories", self.estimator.trajectories, 1),
+        ):
             if value < least:
                 raise InputError(f"{name} is {value}; give at least {least}")
         if self.outer_iterations <= self.warmup:
-            raise InputError(f"outer_iterations is {self.outer_iterations}; give more than the {self.warmup} of the warm-up")
+            raise InputError(
+                f"outer_iterations is {self.outer_iterations}; give more than the {self.warmup} of the warm-up"
+            )
 
 
 def celo2(config: MetaConfig) -> MetaConfig:
     """The recipe of the theta that ships as `celo2`; docs/meta-training.md says why."""
     return replace(
         config,
-        inner=InnerLoop(learning_rate=(2e-3, 2e-2), cosine=True, horizon=(200, 500), weighting="linear", held_out=True),
+        inner=InnerLoop(
+            learning_rate=(2e-3, 2e-2),
+            cosine=True,
+            horizon=(200, 500),
+            weighting="linear",
+            held_out=True,
+        ),
         estimator=Unrolled(trajectories=8, truncation_length=50, trajectory_clip=0.01),
         augmentation=Augmentation(alpha=(1.0, 1.0)),
         families=("mlp", "autoencoder", "conv"),
@@ -98,7 +109,11 @@ def quick(config: MetaConfig) -> MetaConfig:
 def celo2_base(config: MetaConfig) -> MetaConfig:
     """The recipe without Newton-Schulz and with the rule on vectors too, from Adam's direction: ships as `celo2-base`."""
     config = celo2(config)
-    return replace(config, inner=replace(config.inner, spec=Spec(newton_schulz=False, everywhere=True)), start="adam")
+    return replace(
+        config,
+        inner=replace(config.inner, spec=Spec(newton_schulz=False, everywhere=True)),
+        start="adam",
+    )
 
 
 def paper(config: MetaConfig) -> MetaConfig:
@@ -146,11 +161,15 @@ def from_settings(settings: Mapping[str, Any], config: MetaConfig = MetaConfig()
     """
     if "estimator" in settings:
         if settings["estimator"] not in ESTIMATORS:
-            raise InputError(f"unknown estimator {settings['estimator']!r}: take one of {', '.join(ESTIMATORS)}")
+            raise InputError(
+                f"unknown estimator {settings['estimator']!r}: take one of {', '.join(ESTIMATORS)}"
+            )
         config = replace(config, estimator=ESTIMATORS[settings["estimator"]]())
     for name, value in settings.items():
         if name != "estimator":
-            config = _changed(config, name.split("."), name, tuple(value) if isinstance(value, list) else value)
+            config = _changed(
+                config, name.split("."), name, tuple(value) if isinstance(value, list) else value
+            )
     return config
 
 
@@ -163,4 +182,6 @@ def _changed(part: Any, path: list[str], name: str, value: Any) -> Any:
     choices = get_args(kinds[first]) if get_origin(kinds[first]) is Literal else ()
     if choices and value not in choices:
         raise InputError(f"{name} is {value!r}; take one of {', '.join(choices)}")
-    return replace(part, **{first: _changed(getattr(part, first), rest, name, value) if rest else value})  # type: ignore[type-var]
+    return replace(
+        part, **{first: _changed(getattr(part, first), rest, name, value) if rest else value}
+    )  # type: ignore[type-var]

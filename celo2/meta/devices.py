@@ -33,13 +33,20 @@ def use_cores(*trajectories: int, processes: int = 1) -> None:
     """
     for number in trajectories:
         if number % processes:
-            raise InputError(f"{number} trajectories do not divide over {processes} processes; give a multiple of {processes}")
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
+            raise InputError(
+                f"{number} trajectories do not divide over {processes} processes; give a multiple of {processes}"
+            )
+    if (
+        "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+        or "JAX_NUM_CPU_DEVICES" in os.environ
+    ):
         return
     part = math.gcd(*trajectories) // processes
     cores = joblib.cpu_count()
     with contextlib.suppress(RuntimeError):  # JAX has its devices already
-        jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if part % n == 0))
+        jax.config.update(
+            "jax_num_cpu_devices", max(n for n in range(1, cores + 1) if part % n == 0)
+        )
 
 
 class Devices:
@@ -67,11 +74,18 @@ class Devices:
 
     def first_says(self, choice: bool) -> bool:
         """The first process's choice: clocks differ, and what follows takes all of them."""
-        return choice if self.processes == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
+        return (
+            choice
+            if self.processes == 1
+            else bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
+        )
 
     def agree_on(self, value: Any, otherwise: str) -> None:
         """Raises InputError with the text `otherwise` if the processes hold different values."""
-        if self.processes > 1 and len(np.unique(multihost_utils.process_allgather(np.asarray(value)))) > 1:
+        if (
+            self.processes > 1
+            and len(np.unique(multihost_utils.process_allgather(np.asarray(value)))) > 1
+        ):
             raise InputError(otherwise)
 
     def wait(self) -> None:

@@ -48,7 +48,9 @@ class InnerLoop:
     def __post_init__(self) -> None:
         for name, (low, high) in (("learning_rate", self.learning_rate), ("horizon", self.horizon)):
             if not 0 < low <= high:
-                raise InputError(f"{name} is from {low} to {high}; give two numbers above 0, the lower one first")
+                raise InputError(
+                    f"{name} is from {low} to {high}; give two numbers above 0, the lower one first"
+                )
 
 
 class Adam(NamedTuple):
@@ -116,7 +118,9 @@ def _statistics(loop: InnerLoop, params: Params) -> dict[str, rule.Accumulators 
     return statistics
 
 
-def directions(loop: InnerLoop, theta: rule.Weights, params: Params, statistics: dict, grads: Params) -> tuple[Params, dict]:
+def directions(
+    loop: InnerLoop, theta: rule.Weights, params: Params, statistics: dict, grads: Params
+) -> tuple[Params, dict]:
     """(what to subtract at the learning rate, new statistics) of all parameters."""
     steps, new = {}, {}
     for name, p in params.items():
@@ -126,14 +130,18 @@ def directions(loop: InnerLoop, theta: rule.Weights, params: Params, statistics:
             steps[name] = loop.adamw_lr_multiplier * step
         else:
             (part,) = matrix_views(p.shape, MatrixAxes())
-            newton_schulz = orthogonalize if loop.spec.newton_schulz and not part.is_vector else None
+            newton_schulz = (
+                orthogonalize if loop.spec.newton_schulz and not part.is_vector else None
+            )
             g, w = part.view(jnp, grads[name]), part.view(jnp, p)
             step, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, newton_schulz)
             steps[name] = part.inverse(jnp, step)
     return steps, new
 
 
-def unlike_muon(loop: InnerLoop, params: Params, steps: Params, statistics: dict, grads: Params) -> jax.Array:
+def unlike_muon(
+    loop: InnerLoop, params: Params, steps: Params, statistics: dict, grads: Params
+) -> jax.Array:
     """1 - cosine between steps of the rule and those of Muon (Nesterov) at the first decay, mean over the matrices."""
     spec, distances = loop.spec, []
     for name, p in params.items():
@@ -143,7 +151,9 @@ def unlike_muon(loop: InnerLoop, params: Params, steps: Params, statistics: dict
             continue
         (m, *_), (decay, *_) = new.momentum, spec.momentum_decays
         # What is imitated is no way for theta to come closer; and where a gradient is zero it has no derivative.
-        expert = jax.lax.stop_gradient(orthogonalize(jnp, spec, decay * m + (1 - decay) * part.view(jnp, grads[name])))
+        expert = jax.lax.stop_gradient(
+            orthogonalize(jnp, spec, decay * m + (1 - decay) * part.view(jnp, grads[name]))
+        )
         u = part.view(jnp, steps[name])
         lengths = [jnp.sqrt(jnp.sum(x * x, (-2, -1)) + spec.normalize_epsilon) for x in (u, expert)]
         distances.append(1 - jnp.mean(jnp.sum(u * expert, (-2, -1)) / (lengths[0] * lengths[1])))
@@ -173,7 +183,9 @@ def unroll(
     """
 
     @jax.checkpoint
-    def body(carry: tuple[Trajectory, jax.Array], key: jax.Array) -> tuple[tuple[Trajectory, jax.Array], Steps]:
+    def body(
+        carry: tuple[Trajectory, jax.Array], key: jax.Array
+    ) -> tuple[tuple[Trajectory, jax.Array], Steps]:
         trajectory, ended = carry
         ends = trajectory.step >= trajectory.horizon
         trajectory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, trajectory)

@@ -53,7 +53,11 @@ class Metrics(NamedTuple):
 def outer_optimizer(config: MetaConfig) -> optax.GradientTransformation:
     """AdamW under warm-up and cosine, behind a global clip; a gradient that is not finite changes nothing and is counted."""
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup, config.outer_iterations, config.final_learning_rate
+        0.0,
+        config.learning_rate,
+        config.warmup,
+        config.outer_iterations,
+        config.final_learning_rate,
     )
     adamw = optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=config.weight_decay)
     clipped = optax.chain(optax.clip_by_global_norm(config.global_clip), adamw)
@@ -65,14 +69,22 @@ def begin(config: MetaConfig, families: Families, theta: Weights) -> OuterState:
     """Theta as it starts, with fresh trajectories."""
     keys = jax.random.split(jax.random.key(config.seed), len(families))
     begin = config.estimator.begin
-    trajectories = [begin(config.inner, family, theta, key) for family, key in zip(families, keys, strict=True)]
-    return OuterState(theta, outer_optimizer(config).init(theta), trajectories, jnp.zeros((), jnp.int32))
+    trajectories = [
+        begin(config.inner, family, theta, key) for family, key in zip(families, keys, strict=True)
+    ]
+    return OuterState(
+        theta, outer_optimizer(config).init(theta), trajectories, jnp.zeros((), jnp.int32)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def outer_iteration(config: MetaConfig, families: Families, state: OuterState) -> tuple[OuterState, dict[str, jax.Array]]:
+def outer_iteration(
+    config: MetaConfig, families: Families, state: OuterState
+) -> tuple[OuterState, dict[str, jax.Array]]:
     """Unroll all trajectories one truncation, descend."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), state.iteration), len(families))
+    keys = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed + 1), state.iteration), len(families)
+    )
     progress = state.iteration / max(1, config.outer_iterations - 1)
     estimates = [
         config.estimator.estimate(config.inner, family, state.theta, trajectories, key, progress)
@@ -92,7 +104,9 @@ def outer_iteration(config: MetaConfig, families: Families, state: OuterState) -
     return OuterState(theta, optimizer, [e.state for e in estimates], state.iteration + 1), metrics
 
 
-def run(config: MetaConfig, families: Families, directory: Path, every_seconds: float = 60.0) -> Iterator[Metrics]:
+def run(
+    config: MetaConfig, families: Families, directory: Path, every_seconds: float = 60.0
+) -> Iterator[Metrics]:
     """Meta-train, yielding the metrics of each outer iteration; `directory` holds the checkpoint and the metrics.
 
     A run that was cut, at whatever moment, goes on from its last checkpoint to the theta that it would have had, on the same
@@ -109,16 +123,23 @@ def run(config: MetaConfig, families: Families, directory: Path, every_seconds: 
     first = begin(config, tuple(families), Weights(*map(jnp.asarray, theta)))
     checkpoint = Checkpoint(directory, config, families)
     state, elapsed = checkpoint.restore(first)
-    devices.agree_on(state.iteration, f"the processes found other runs in {directory}; give an --out that all of them share")
+    devices.agree_on(
+        state.iteration,
+        f"the processes found other runs in {directory}; give an --out that all of them share",
+    )
     state, families = devices.place(state), devices.replicate(tuple(families))
     began = saved = time.monotonic()
     try:
         for iteration in range(int(state.iteration), config.outer_iterations):
             new_state, values = outer_iteration(config, families, state)
-            numbers = {name: value.item() for name, value in values.items()}  # waits for the devices
+            numbers = {
+                name: value.item() for name, value in values.items()
+            }  # waits for the devices
             now = time.monotonic()
             metrics = Metrics(iteration, **numbers, seconds=elapsed + now - began)
-            checkpoint.record(metrics._asdict())  # before the state moves on: a line too many is dropped, one too few is not
+            checkpoint.record(
+                metrics._asdict()
+            )  # before the state moves on: a line too many is dropped, one too few is not
             state = new_state
             if devices.first_says(now - saved > every_seconds):
                 checkpoint.save(devices.gather(state), metrics.seconds)
@@ -126,7 +147,9 @@ def run(config: MetaConfig, families: Families, directory: Path, every_seconds: 
             yield metrics
         checkpoint.save(devices.gather(state), elapsed + time.monotonic() - began)
         devices.wait()  # until the first process has written it
-    except BaseException:  # interrupted, closed or failed: the others of several processes may not be here to gather
+    except (
+        BaseException
+    ):  # interrupted, closed or failed: the others of several processes may not be here to gather
         if devices.processes == 1:
             checkpoint.save(devices.gather(state), elapsed + time.monotonic() - began)
         raise

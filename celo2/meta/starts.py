@@ -39,7 +39,9 @@ def shipped(seed: int, spec: Spec) -> Theta:
     """
     theta = load_theta("celo2")
     if theta.spec != spec:
-        raise InputError(f"the start celo2 has {theta.spec}, this run {spec}; take another start, or that spec")
+        raise InputError(
+            f"the start celo2 has {theta.spec}, this run {spec}; take another start, or that spec"
+        )
     return theta
 
 
@@ -57,4 +59,3 @@ STARTS: dict[str, Callable[[int, Spec], Theta]] = {
     **{name: functools.partial(by_hand, mixture=mixture) for name, mixture in MIXTURES.items()},
 }
 """Each makes a theta of (seed, spec)."""
-

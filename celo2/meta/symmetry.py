@@ -14,6 +14,7 @@ import numpy as np
 
 from celo2.rule import Spec, Weights, channel_signs
 
+
 def project(spec: Spec, weights: Weights) -> Weights:
     """Return the nearest odd rule; of a meta-gradient, its part along the odd rules.
 

@@ -104,6 +104,7 @@ class Celo2(Optimizer):
         newton_schulz_dtype: torch.dtype = torch.float32,
         compile: bool | None = None,  # noqa: A002 - the word of torch
         in_backward: bool = False,
+        skip_zero_gradients: bool = True,
         route: Override | None = None,
     ) -> None:
         _refuse_zero_redundancy_optimizer()

@@ -8,7 +8,10 @@ from safetensors.numpy import load_file
 
 import celo2
 
-FILES = {name: np.load(Path(__file__).parents[1] / "golden" / f"{name}.npz") for name in ("celo", "celo_digits", "velo")}
+FILES = {
+    name: np.load(Path(__file__).parents[1] / "golden" / f"{name}.npz")
+    for name in ("celo", "celo_digits", "velo")
+}
 WEIGHTS = Path(celo2.__file__).parent / "baselines" / "weights"
 PUBLISHED = {
     "celo_theta.safetensors": "celo.safetensors",
@@ -75,7 +78,9 @@ class Case:
 
 def cases(file):
     """All cases of a file, in order."""
-    names = {name.split("/")[0] for name in FILES[file] if not name.startswith(("theta/", "curve/"))}
+    names = {
+        name.split("/")[0] for name in FILES[file] if not name.startswith(("theta/", "curve/"))
+    }
     return [Case(file, name) for name in sorted(names)]
 
 

@@ -136,7 +136,11 @@ class _Oracle:
     def __init__(self, theta, params, num_steps):
         self.theta = {name: np.asarray(array, np.float64) for name, array in theta.items()}
         prefix = "ff_mod_stack/~/"
-        self.bank = {name.removeprefix(prefix): array for name, array in self.theta.items() if name.startswith(prefix)}
+        self.bank = {
+            name.removeprefix(prefix): array
+            for name, array in self.theta.items()
+            if name.startswith(prefix)
+        }
         self.tensors = {name: _Tensor(w.shape) for name, w in params.items()}
         self.buffer = _LossBuffer(num_steps)
         self.num_steps, self.t = num_steps, 0
@@ -159,7 +163,10 @@ class CeloOracle(_Oracle):
         lr = 0.1 * np.exp(self.lstm.step(x[None])[0])
         self.record = {"lstm_input": x, "lr": lr}
         self.t += 1
-        return {name: (lr if self.phase == 2 else 1) * self.direction(name, g, params[name]) for name, g in grads.items()}
+        return {
+            name: (lr if self.phase == 2 else 1) * self.direction(name, g, params[name])
+            for name, g in grads.items()
+        }
 
     def direction(self, name, g, w):
         g, tensor = np.clip(g, -1000, 1000), self.tensors[name]
@@ -179,7 +186,9 @@ class VeloOracle(_Oracle):
 
     def step(self, grads, params, loss):
         shared = self.global_features(loss)
-        x = np.array([np.concatenate([shared, self.statistics(name, w)]) for name, w in params.items()])
+        x = np.array(
+            [np.concatenate([shared, self.statistics(name, w)]) for name, w in params.items()]
+        )
         lr = self.lstm.step(x)
         control = self.lstm.dense("rnn_to_controls", self.lstm.hidden)
         self.t += 1
@@ -187,7 +196,10 @@ class VeloOracle(_Oracle):
         for i, (name, w) in enumerate(params.items()):
             g = np.clip(grads[name], -1000, 1000)
             self.tensors[name].accumulate(g)
-            mlp = {key: 100 * np.tensordot(control[i], array, 1) / len(array) for key, array in self.bank.items()}
+            mlp = {
+                key: 100 * np.tensordot(control[i], array, 1) / len(array)
+                for key, array in self.bank.items()
+            }
             updates[name] = lr[i] * self.tensors[name].proposal(mlp, g, w)
         self.record = {
             "lstm_input": dict(zip(params, x, strict=True)),

@@ -75,7 +75,9 @@ def test_a_conversion_to_safetensors_keeps_every_array(tmp_path):
 
 def test_celo_is_read_from_its_authors_format_too(tmp_path):
     arrays = load_file(WEIGHTS / "celo.safetensors")
-    assert_same(load_celo(write(tmp_path / "theta.state", arrays, wrapped=False)), load_celo("celo"))
+    assert_same(
+        load_celo(write(tmp_path / "theta.state", arrays, wrapped=False)), load_celo("celo")
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ def make(case):
     params = case.tree("params0")
     if case.file == "velo":
         return VeloOracle(case.theta, params, case.num_steps)
-    return CeloOracle(case.theta, params, case.num_steps, case.get("phase", 2), case.get("adam", False))
+    return CeloOracle(
+        case.theta, params, case.num_steps, case.get("phase", 2), case.get("adam", False)
+    )
 
 
 def replay(case, oracle):

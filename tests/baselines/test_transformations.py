@@ -180,7 +180,9 @@ def test_derivative_of_celos_update_with_respect_to_its_weights():
 
     @jax.jit
     def total(weights):
-        updates, _ = optimizer.update(draw(1), optimizer.init(params), params, value=1.0, weights=weights)
+        updates, _ = optimizer.update(
+            draw(1), optimizer.init(params), params, value=1.0, weights=weights
+        )
         return sum(jnp.sum(u) for u in jax.tree.leaves(updates))
 
     value, slope = jax.value_and_grad(total)(theta)
@@ -195,7 +197,9 @@ def test_derivative_of_velos_update_with_respect_to_its_weights(small_velo):
 
     @jax.jit
     def total(weights):
-        updates, _ = optimizer.update(draw(1), optimizer.init(params), params, value=1.0, weights=weights)
+        updates, _ = optimizer.update(
+            draw(1), optimizer.init(params), params, value=1.0, weights=weights
+        )
         return sum(jnp.sum(u) for u in jax.tree.leaves(updates))
 
     def shifted(by):
@@ -204,7 +208,9 @@ def test_derivative_of_velos_update_with_respect_to_its_weights(small_velo):
         return small_velo._replace(recurrent=small_velo.recurrent._replace(step_size=layer))
 
     slope = jax.grad(total)(small_velo)
-    np.testing.assert_allclose(slope.recurrent.step_size.b[0], total(shifted(1)) - total(shifted(0)), rtol=1e-3)
+    np.testing.assert_allclose(
+        slope.recurrent.step_size.b[0], total(shifted(1)) - total(shifted(0)), rtol=1e-3
+    )
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(slope))
 
 

@@ -37,7 +37,9 @@ def train(optimizer, w, grads):
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters_after_twenty_steps_with_weight_decay(name, orthogonalize):
     w, grads = draw(SHAPES[name])
-    optimizer = make(0.01, weight_decay=0.1, orthogonalize=orthogonalize, labels="celo2", axes=MatrixAxes())
+    optimizer = make(
+        0.01, weight_decay=0.1, orthogonalize=orthogonalize, labels="celo2", axes=MatrixAxes()
+    )
     p, _ = train(optimizer, w, grads)
     decay = 0.1 if w.ndim > 1 else 0.0
     _, expected = oracle_steps(REFERENCE, grads, w, orthogonalize, weight_decay=decay)
@@ -71,7 +73,9 @@ def test_torch_and_jax_agree(name):
     p, _ = train(make(0.01, weight_decay=0.1, labels="celo2", axes=MatrixAxes()), w, grads)
     axes = {"axes": (-2, -1)} if w.ndim > 1 else {}
     q = torch.nn.Parameter(torch.from_numpy(w.copy()))
-    optimizer = Celo2([{"params": [q], "rule": "celo2", **axes}], lr=0.01, weight_decay=0.1, theta=THETA)
+    optimizer = Celo2(
+        [{"params": [q], "rule": "celo2", **axes}], lr=0.01, weight_decay=0.1, theta=THETA
+    )
     for g in grads:
         q.grad = torch.from_numpy(np.array(g))
         optimizer.step()
@@ -103,7 +107,9 @@ def parabola(shape):
 
 
 def rosenbrock():
-    return jnp.zeros((1, 2)), lambda x: jnp.sum((1 - x[0, 0]) ** 2 + 100 * (x[0, 1] - x[0, 0] ** 2) ** 2)
+    return jnp.zeros((1, 2)), lambda x: jnp.sum(
+        (1 - x[0, 0]) ** 2 + 100 * (x[0, 1] - x[0, 0] ** 2) ** 2
+    )
 
 
 @pytest.mark.parametrize(("problem", "bound"), [(parabola((1, 6)), 1e-2), (parabola((5, 3)), 1e-2), (rosenbrock(), 1e-1)],
@@ -112,14 +118,18 @@ def test_converges(problem, bound):
     """Under a decaying rate, since every step has the rate's size. Momentum alone is theta here: a known good direction."""
     start, loss = problem
     steps = 3000
-    optimizer = make(optax.cosine_decay_schedule(0.03, steps), theta=momentum_theta(), labels="celo2")
+    optimizer = make(
+        optax.cosine_decay_schedule(0.03, steps), theta=momentum_theta(), labels="celo2"
+    )
 
     def body(carry, _):
         p, state = carry
         updates, state = optimizer.update(jax.grad(loss)(p), state, p)
         return (optax.apply_updates(p, updates), state), None
 
-    (p, _), _ = jax.jit(lambda c: jax.lax.scan(body, c, length=steps))((start, optimizer.init(start)))
+    (p, _), _ = jax.jit(lambda c: jax.lax.scan(body, c, length=steps))(
+        (start, optimizer.init(start))
+    )
     assert loss(p) < bound * loss(start)
 
 
@@ -143,7 +153,9 @@ def test_extra_arguments_are_taken():
 
 def test_inject_hyperparams_equals_the_plain_optimizer():
     w, grads = draw((6, 4), steps=3)
-    injected = optax.inject_hyperparams(make, static_args=("labels", "theta"))(learning_rate=0.01, labels="celo2", theta=THETA)
+    injected = optax.inject_hyperparams(make, static_args=("labels", "theta"))(
+        learning_rate=0.01, labels="celo2", theta=THETA
+    )
     p, state = train(injected, w, grads)
     q, _ = train(make(0.01, labels="celo2"), w, grads)
     np.testing.assert_allclose(p, q, atol=1e-6)
@@ -152,7 +164,11 @@ def test_inject_hyperparams_equals_the_plain_optimizer():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_dtypes_and_shapes_of_updates_and_state_are_stable_inside_scan(dtype):
-    params = {"w": jnp.ones((3, 4), dtype), "b": jnp.array([0, 1e-5, 0.1, 1], dtype), "taps": jnp.ones((3, 3, 2, 5), dtype)}
+    params = {
+        "w": jnp.ones((3, 4), dtype),
+        "b": jnp.array([0, 1e-5, 0.1, 1], dtype),
+        "taps": jnp.ones((3, 3, 2, 5), dtype),
+    }
     optimizer = make(1e-3, weight_decay=0.1)
 
     def body(carry, _):
@@ -162,9 +178,13 @@ def test_dtypes_and_shapes_of_updates_and_state_are_stable_inside_scan(dtype):
 
     (p, _), _ = jax.lax.scan(body, (params, optimizer.init(params)), length=3)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(p))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), p) == jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), p) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), params
+    )
     hidden = scale_by_celo2(THETA)
-    assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(hidden.init(params)))
+    assert all(
+        leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(hidden.init(params))
+    )
 
 
 def test_multi_steps_averages_gradients():
@@ -189,7 +209,8 @@ def test_params_none_is_a_clear_error():
     optimizer = scale_by_celo2(THETA)
     params = jnp.ones((3, 4))
     with pytest.raises(
-        InputError, match=r"params is None, but the Celo2 rule reads the weights; call update\(grads, state, params\)"
+        InputError,
+        match=r"params is None, but the Celo2 rule reads the weights; call update\(grads, state, params\)",
     ):
         optimizer.update(params, optimizer.init(params))
 
@@ -218,7 +239,9 @@ def test_vmap_is_a_loop():
         return optimizer.update(g, optimizer.init(p), p)[0]
 
     together = jax.vmap(one)(w, grads[0])
-    alone = jnp.stack([one(jnp.asarray(p), jnp.asarray(g)) for p, g in zip(w, grads[0], strict=True)])
+    alone = jnp.stack(
+        [one(jnp.asarray(p), jnp.asarray(g)) for p, g in zip(w, grads[0], strict=True)]
+    )
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -246,7 +269,11 @@ def test_the_alias_moves_no_leaf_whose_gradient_is_not_finite():
     bad = jax.tree.map(lambda x: x * jnp.nan, params)
     updates, after = optimizer.update(bad, state, params)
     assert not any(u.any() for u in jax.tree.leaves(updates))
-    moments = [(a, b) for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True) if a.ndim]
+    moments = [
+        (a, b)
+        for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True)
+        if a.ndim
+    ]
     assert len(moments) > 6
     for a, b in moments:
         np.testing.assert_array_equal(a, b)
@@ -315,7 +342,10 @@ def test_a_python_float_is_a_leaf():
 
 
 def test_names_of_haiku_are_cut_at_slashes():
-    params = {"transformer/~/lm_head": {"w": jnp.ones((8, 16))}, "mlp/~/linear_0": {"w": jnp.ones((8, 16))}}
+    params = {
+        "transformer/~/lm_head": {"w": jnp.ones((8, 16))},
+        "mlp/~/linear_0": {"w": jnp.ones((8, 16))},
+    }
     rules = {each.name: each.rule for each in route(params)}
     assert rules == {"mlp.linear_0.w": "celo2", "transformer.lm_head.w": "adamw"}
 
@@ -393,12 +423,18 @@ def test_sharded_parameters_on_eight_devices():
 def test_routing_by_names_and_its_table():
     params = {
         "token_embedding": jnp.ones((50, 8)),
-        "blocks": {"attention": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}, "norm1": {"scale": jnp.ones(8)}},
+        "blocks": {
+            "attention": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)},
+            "norm1": {"scale": jnp.ones(8)},
+        },
         "lm_head": {"kernel": jnp.ones((8, 50))},
         "conv": jnp.ones((3, 3, 4, 8)),
     }
     rules = {r.name: r.rule for r in route(params)}
-    assert {name for name, rule in rules.items() if rule == "celo2"} == {"blocks.attention.kernel", "conv"}
+    assert {name for name, rule in rules.items() if rule == "celo2"} == {
+        "blocks.attention.kernel",
+        "conv",
+    }
     assert "lm_head.kernel" in str(route(params))
     assert "output head, by its name" in str(route(params))
     assert {r.rule for r in route(params, everywhere=True)} == {"celo2"}
@@ -411,8 +447,14 @@ def test_routing_by_names_and_its_table():
         (lambda: make(1e-3, weight_decay=-1), "weight_decay is -1; it must not be below 0"),
         (lambda: celo2(1e-3, theta="nope"), "unknown theta 'nope'"),
         (lambda: make(1e-3, labels="sgd"), "unknown rule 'sgd'"),
-        (lambda: scale_by_celo2(THETA).init(jnp.ones((2, 2), jnp.complex64)), "only real floats can be optimized"),
-        (lambda: scale_by_celo2(THETA, axes=MatrixAxes(0, 0)).init(jnp.ones((2, 2))), "state each axis once"),
+        (
+            lambda: scale_by_celo2(THETA).init(jnp.ones((2, 2), jnp.complex64)),
+            "only real floats can be optimized",
+        ),
+        (
+            lambda: scale_by_celo2(THETA, axes=MatrixAxes(0, 0)).init(jnp.ones((2, 2))),
+            "state each axis once",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(call, message):

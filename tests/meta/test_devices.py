@@ -33,8 +33,18 @@ for metrics in outer.run(config, [FAMILY], Path(directory), every_seconds=0.0):
 
 
 def start(directory, devices, process=0, processes=1, port=0):
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    arguments = [sys.executable, "-c", SCRIPT, str(directory), *map(str, (devices, process, processes, port))]
+    env = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    arguments = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        str(directory),
+        *map(str, (devices, process, processes, port)),
+    ]
     return subprocess.Popen(arguments, env=env, cwd=Path(__file__).parents[2])
 
 
@@ -57,12 +67,22 @@ def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
 def devices(call, **environment):
     """How many there are after `call`, on a machine of six cores."""
     script = f"import jax, joblib; joblib.cpu_count = lambda: 6; from celo2.meta.devices import *; {call}"
-    env = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    }
     command = [sys.executable, "-c", f"{script}; print(jax.device_count())"]
-    return int(subprocess.run(command, env={**env, **environment}, capture_output=True, text=True, check=True).stdout)
+    return int(
+        subprocess.run(
+            command, env={**env, **environment}, capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [("24, 32", 4), ("12, 18", 6), ("7", 1), ("8, processes=4", 2)])
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [("24, 32", 4), ("12, 18", 6), ("7", 1), ("8, processes=4", 2)]
+)
 def test_each_core_is_a_device_as_far_as_trajectories_divide(arguments, expected):
     assert devices(f"use_cores({arguments})") == expected
 
@@ -74,13 +94,19 @@ def test_devices_that_are_there_are_kept():
 
 
 def test_trajectories_that_do_not_divide_over_the_processes_are_refused():
-    with pytest.raises(InputError, match="8 trajectories do not divide over 3 processes; give a multiple of 3"):
+    with pytest.raises(
+        InputError, match="8 trajectories do not divide over 3 processes; give a multiple of 3"
+    ):
         use_cores(8, processes=3)
 
 
 def test_meta_training_by_command_uses_every_core(tmp_path):
     """Its first lines say so, before anything is compiled; then it is stopped."""
-    env = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    }
     command = [
         sys.executable,
         "-m",
@@ -98,5 +124,7 @@ def test_meta_training_by_command_uses_every_core(tmp_path):
 
 
 def test_trajectories_that_do_not_divide_over_the_devices_are_refused():
-    with pytest.raises(InputError, match="12 trajectories do not divide over 8 devices; give a multiple of 8"):
+    with pytest.raises(
+        InputError, match="12 trajectories do not divide over 8 devices; give a multiple of 8"
+    ):
         Devices(12)

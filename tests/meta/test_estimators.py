@@ -22,7 +22,9 @@ from tests.families import Bandit, BatchNorm, Fixed, Quadratic
 FAMILY = Quadratic()
 LOOP = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(20, 60))
 WEIGHTS = jax.tree.map(jnp.asarray, THETA.weights)
-LOCKSTEP = inner.InnerLoop(learning_rate=(0.2, 0.2), horizon=(8, 8), staggered=False, loss_ceiling=100.0)
+LOCKSTEP = inner.InnerLoop(
+    learning_rate=(0.2, 0.2), horizon=(8, 8), staggered=False, loss_ceiling=100.0
+)
 
 
 def flat(tree):
@@ -35,7 +37,9 @@ def test_the_unrolled_gradient_agrees_with_finite_differences():
         theta = Weights(*(jnp.asarray(w, jnp.float64) for w in THETA.weights))
         estimator = Unrolled(1, 5, 1e9)
         state = estimator.begin(LOOP, FAMILY, theta, jax.random.key(0))
-        state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
+        state = jax.tree.map(
+            lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state
+        )
 
         @jax.jit
         def estimate(theta):
@@ -47,7 +51,10 @@ def test_the_unrolled_gradient_agrees_with_finite_differences():
         for _ in range(3):
             direction = Weights(*(jnp.asarray(rng.standard_normal(w.shape)) for w in theta))
             step = 1e-6
-            moved = [estimate(jax.tree.map(lambda t, d, s=s: t + s * d, theta, direction))[1] for s in (step, -step)]
+            moved = [
+                estimate(jax.tree.map(lambda t, d, s=s: t + s * d, theta, direction))[1]
+                for s in (step, -step)
+            ]
             numeric = (moved[0] - moved[1]) / (2 * step)
             analytic = sum(jnp.vdot(g, d) for g, d in zip(gradient, direction, strict=True))
             np.testing.assert_allclose(analytic, numeric, rtol=1e-4, atol=1e-9)
@@ -58,7 +65,10 @@ def test_the_backward_pass_of_newton_schulz_is_that_of_the_rule(shape):
     """In float64, against autodiff of `rule.orthogonalize`, which knows no symmetry."""
     with jax.enable_x64(True):
         d, dy = (jax.random.normal(jax.random.key(i), shape, jnp.float64) for i in range(2))
-        ours, theirs = (jax.vjp(lambda d, f=f: f(jnp, LOOP.spec, d), d) for f in (orthogonalize, rule.orthogonalize))
+        ours, theirs = (
+            jax.vjp(lambda d, f=f: f(jnp, LOOP.spec, d), d)
+            for f in (orthogonalize, rule.orthogonalize)
+        )
         np.testing.assert_allclose(ours[0], theirs[0], atol=1e-12)
         np.testing.assert_allclose(ours[1](dy)[0], theirs[1](dy)[0], atol=1e-11)
 
@@ -71,10 +81,17 @@ def test_each_trajectory_is_clipped_before_the_mean():
 
     @jax.jit
     def gradient(state, clip):
-        return jnp.concatenate([g.ravel() for g in Unrolled(2, 5, clip).estimate(LOOP, FAMILY, WEIGHTS, state, key).gradient])
+        return jnp.concatenate(
+            [
+                g.ravel()
+                for g in Unrolled(2, 5, clip).estimate(LOOP, FAMILY, WEIGHTS, state, key).gradient
+            ]
+        )
 
     both = gradient(state, 1e9)
-    first, second = (2 * gradient(state._replace(task=state.task.at[silent].set(1e9)), 1e9) for silent in (1, 0))
+    first, second = (
+        2 * gradient(state._replace(task=state.task.at[silent].set(1e9)), 1e9) for silent in (1, 0)
+    )
     np.testing.assert_allclose(both, (first + second) / 2, atol=1e-6)
     norms = [float(jnp.linalg.norm(g)) for g in (first, second)]
     clip = min(norms) / 10
@@ -108,7 +125,11 @@ def test_pes_is_its_definition():
     nets = [None, None]
     steps = 0
     estimate = jax.jit(lambda state, key: pes.estimate(loop, Fixed(), WEIGHTS, state, key))
-    step = jax.jit(lambda theta, net, key: inner.unroll(loop, Fixed(), theta, net, net, jax.random.split(key, 1)))
+    step = jax.jit(
+        lambda theta, net, key: inner.unroll(
+            loop, Fixed(), theta, net, net, jax.random.split(key, 1)
+        )
+    )
     for t in range(2):
         out = estimate(state, jax.random.key(t))
         # in both truncations the sum starts anew with the perturbation: at the run's beginning, and after the end
@@ -129,7 +150,9 @@ def test_pes_is_its_definition():
         after = sum(d for d, e in zip(differences, ended, strict=True) if e) / 5
         acc = acc + flat(eps)
         expected = (before * acc + after * flat(eps)) / (2 * sigma**2)
-        np.testing.assert_allclose(flat(out.gradient), expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            flat(out.gradient), expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max()
+        )
         state = out.state
 
 
@@ -176,20 +199,32 @@ def test_pes_agrees_with_evosax_in_lock_step():
     estimate = jax.jit(lambda state, key: pes.estimate(LOCKSTEP, Fixed(), WEIGHTS, state, key))
     for t in range(truncations):
         out = estimate(state, jax.random.key(t))
-        accumulated = np.stack([flat(jax.tree.map(lambda x, i=i: x[i], out.state.accumulated)) for i in range(pairs)])
+        accumulated = np.stack(
+            [flat(jax.tree.map(lambda x, i=i: x[i], out.state.accumulated)) for i in range(pairs)]
+        )
         eps = accumulated - previous
         fitness = _losses(state, eps, jax.random.key(t))
         both = np.concatenate([eps, -eps])
-        their_state = their_state.replace(mean=jnp.zeros(eps.shape[1]), pert_accum=their_state.pert_accum + both)
-        after, _ = theirs.tell(jax.random.key(0), jnp.asarray(both), fitness, their_state, their_params)
-        np.testing.assert_allclose(flat(out.gradient), -after.mean, rtol=1e-3, atol=1e-3 * np.abs(after.mean).max())
+        their_state = their_state.replace(
+            mean=jnp.zeros(eps.shape[1]), pert_accum=their_state.pert_accum + both
+        )
+        after, _ = theirs.tell(
+            jax.random.key(0), jnp.asarray(both), fitness, their_state, their_params
+        )
+        np.testing.assert_allclose(
+            flat(out.gradient), -after.mean, rtol=1e-3, atol=1e-3 * np.abs(after.mean).max()
+        )
         state, their_state, previous = out.state, after, accumulated
 
 
 def _losses(state, eps, key):
     """Mean loss of each network over the truncation: of the positive ones, then of the negative ones."""
     out = []
-    unroll = jax.jit(lambda theta, net: inner.unroll(LOCKSTEP, Fixed(), theta, net, net, jax.random.split(key, 2))[0])
+    unroll = jax.jit(
+        lambda theta, net: inner.unroll(
+            LOCKSTEP, Fixed(), theta, net, net, jax.random.split(key, 2)
+        )[0]
+    )
     for sign, networks in ((1, state.positive), (-1, state.negative)):
         for i in range(len(eps)):
             theta, offset = [], 0
@@ -203,7 +238,9 @@ def _losses(state, eps, key):
 
 @pytest.mark.parametrize("estimator", [Unrolled(2, 30), PES(2, 30), ES(2, 30)])
 def test_an_unroll_longer_than_a_horizon_is_refused(estimator):
-    with pytest.raises(InputError, match="the shortest horizon is 20 inner steps and an unroll has 30"):
+    with pytest.raises(
+        InputError, match="the shortest horizon is 20 inner steps and an unroll has 30"
+    ):
         estimator.begin(LOOP, FAMILY, WEIGHTS, jax.random.key(0))
 
 
@@ -213,12 +250,17 @@ def test_the_distance_to_muon_is_that_to_the_polar_factor_of_its_nesterov_moment
     statistics = inner.start(LOOP, FAMILY, jax.random.key(0)).statistics
     rng, m = np.random.default_rng(0), 0.0
     for _ in range(3):
-        grads = {name: rng.standard_normal(p.shape).astype(np.float32) for name, p in params.items()}
+        grads = {
+            name: rng.standard_normal(p.shape).astype(np.float32) for name, p in params.items()
+        }
         _, statistics = inner.directions(LOOP, WEIGHTS, params, statistics, grads)
         m = 0.9 * m + 0.1 * grads["w"]
     u, _, v = np.linalg.svd(0.9 * m + 0.1 * grads["w"], full_matrices=False)
     steps = [u @ v, -u @ v, rng.standard_normal(m.shape)]
-    distances = [float(inner.unlike_muon(LOOP, params, {"w": jnp.asarray(x)}, statistics, grads)) for x in steps]
+    distances = [
+        float(inner.unlike_muon(LOOP, params, {"w": jnp.asarray(x)}, statistics, grads))
+        for x in steps
+    ]
     np.testing.assert_allclose(distances[:2], [0, 2], atol=0.05)
     assert 0.5 < distances[2] < 1.5
 
@@ -229,11 +271,16 @@ def test_imitation_alone_brings_a_random_theta_towards_muon():
     optimizer = optax.adam(0.02)
     state, opt = estimator.begin(LOOP, FAMILY, theta, jax.random.key(0)), optimizer.init(theta)
     unroll = jax.jit(
-        jax.vmap(lambda theta, net, keys: inner.unroll(LOOP, FAMILY, theta, net, net, keys, True)[0], (None, 0, 0))
+        jax.vmap(
+            lambda theta, net, keys: inner.unroll(LOOP, FAMILY, theta, net, net, keys, True)[0],
+            (None, 0, 0),
+        )
     )
 
     def distance(theta, state):
-        return float(unroll(theta, state, jax.random.split(jax.random.key(9), (4, 5))).unlike_muon.mean())
+        return float(
+            unroll(theta, state, jax.random.split(jax.random.key(9), (4, 5))).unlike_muon.mean()
+        )
 
     @jax.jit
     def outer_step(theta, state, opt, key):
@@ -254,11 +301,18 @@ def test_the_weight_of_imitation_goes_from_the_first_to_the_last():
     def gradient(imitation, progress):
         estimator = Unrolled(2, 5, 1e9, imitation=imitation)
         return jnp.concatenate(
-            [g.ravel() for g in estimator.estimate(LOOP, FAMILY, WEIGHTS, state, jax.random.key(1), progress).gradient]
+            [
+                g.ravel()
+                for g in estimator.estimate(
+                    LOOP, FAMILY, WEIGHTS, state, jax.random.key(1), progress
+                ).gradient
+            ]
         )
 
     plain, full = gradient((0.0, 0.0), 0.0), gradient((2.0, 1.0), 0.0)
-    np.testing.assert_allclose(gradient((2.0, 1.0), 1.0), (plain + full) / 2, rtol=1e-3, atol=1e-5 * np.abs(full).max())
+    np.testing.assert_allclose(
+        gradient((2.0, 1.0), 1.0), (plain + full) / 2, rtol=1e-3, atol=1e-5 * np.abs(full).max()
+    )
     assert np.abs(full - plain).max() > 1e-3 * np.abs(plain).max()
 
 
@@ -267,8 +321,13 @@ def test_model_state_is_carried_through_an_unroll_and_reset_with_the_trajectory(
     """Against steps by hand: the unroll ends one trajectory and begins the next after three of its five steps."""
     old, fresh = (inner.start(LOOP, family, jax.random.key(seed)) for seed in (0, 7))
     keys = jax.random.split(jax.random.key(1), 5)
-    steps, after = inner.unroll(LOOP, family, WEIGHTS, old._replace(step=old.horizon - 3), fresh, keys)
-    for trajectory, these, losses in ((old, keys[:3], steps.loss[:3]), (fresh, keys[3:], steps.loss[3:])):
+    steps, after = inner.unroll(
+        LOOP, family, WEIGHTS, old._replace(step=old.horizon - 3), fresh, keys
+    )
+    for trajectory, these, losses in (
+        (old, keys[:3], steps.loss[:3]),
+        (fresh, keys[3:], steps.loss[3:]),
+    ):
         params, state, statistics = trajectory.params, trajectory.model_state, trajectory.statistics
         for key, found in zip(these, losses, strict=True):
             batch_key = jax.random.split(key)[0]
@@ -292,6 +351,8 @@ def test_the_meta_gradient_exists_for_families_with_model_state(estimator, famil
     """Through an evaluation that reads the state, and from losses of batches that the policy draws."""
     loop = dataclasses.replace(LOOP, held_out=held_out)
     state = estimator.begin(loop, family, WEIGHTS, jax.random.key(0))
-    out = jax.jit(lambda state: estimator.estimate(loop, family, WEIGHTS, state, jax.random.key(1)))(state)
+    out = jax.jit(
+        lambda state: estimator.estimate(loop, family, WEIGHTS, state, jax.random.key(1))
+    )(state)
     assert np.isfinite(flat(out.gradient)).all()
     assert np.abs(flat(out.gradient)).max() > 0

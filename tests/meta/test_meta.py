@@ -33,7 +33,9 @@ from tests.oracle import oracle_steps
 FAMILY = Quadratic()
 LOOP = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(20, 60))
 ESTIMATOR = Unrolled(trajectories=8, truncation_length=10)
-CONFIG = MetaConfig(inner=LOOP, estimator=ESTIMATOR, outer_iterations=30, warmup=5, learning_rate=1e-2)
+CONFIG = MetaConfig(
+    inner=LOOP, estimator=ESTIMATOR, outer_iterations=30, warmup=5, learning_rate=1e-2
+)
 
 
 def replay(grads, start, orthogonalize):
@@ -43,7 +45,11 @@ def replay(grads, start, orthogonalize):
 
 @pytest.mark.parametrize("orthogonalize", [True, False])
 def test_the_inner_loop_is_the_rule_and_adam(orthogonalize):
-    loop = dataclasses.replace(LOOP, spec=Spec(newton_schulz=orthogonalize, everywhere=not orthogonalize), adamw_lr_multiplier=5.0)
+    loop = dataclasses.replace(
+        LOOP,
+        spec=Spec(newton_schulz=orthogonalize, everywhere=not orthogonalize),
+        adamw_lr_multiplier=5.0,
+    )
     theta = jax.tree.map(jnp.asarray, THETA.weights)
     trajectory = inner.start(loop, FAMILY, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 6)
@@ -55,7 +61,9 @@ def test_the_inner_loop_is_the_rule_and_adam(orthogonalize):
     for t, key in enumerate(keys):
         now = {"w": jnp.asarray(w, jnp.float32), "b": jnp.asarray(b, jnp.float32)}
         batch_key = jax.random.split(key)[0]
-        (loss, _), g = jax.value_and_grad(FAMILY.loss, has_aux=True)(now, (), trajectory.task, batch_key)
+        (loss, _), g = jax.value_and_grad(FAMILY.loss, has_aux=True)(
+            now, (), trajectory.task, batch_key
+        )
         np.testing.assert_allclose(steps.loss[t], loss, rtol=1e-4)
         grads.append(jax.tree.map(np.asarray, g))
         w = replay([x["w"] for x in grads], params["w"], orthogonalize)
@@ -70,15 +78,21 @@ def test_the_inner_loop_is_the_rule_and_adam(orthogonalize):
 
 def test_a_loss_that_is_not_a_number_is_the_ceiling_and_has_no_gradient():
     losses = jnp.array([0.5, jnp.nan, 1e9, -1.0])
-    np.testing.assert_allclose(inner.clipped(LOOP, losses), [0.5, LOOP.loss_ceiling, LOOP.loss_ceiling, 0.0])
-    np.testing.assert_array_equal(jax.grad(lambda x: inner.clipped(LOOP, x).sum())(losses), [1, 0, 0, 0])
+    np.testing.assert_allclose(
+        inner.clipped(LOOP, losses), [0.5, LOOP.loss_ceiling, LOOP.loss_ceiling, 0.0]
+    )
+    np.testing.assert_array_equal(
+        jax.grad(lambda x: inner.clipped(LOOP, x).sum())(losses), [1, 0, 0, 0]
+    )
 
 
 def test_a_trajectory_ends_at_its_horizon_in_the_middle_of_an_unroll():
     theta = jax.tree.map(jnp.asarray, THETA.weights)
     old, fresh = (inner.start(LOOP, FAMILY, jax.random.key(seed)) for seed in (0, 7))
     keys = jax.random.split(jax.random.key(1), 10)
-    steps, after = inner.unroll(LOOP, FAMILY, theta, old._replace(step=old.horizon - 4), fresh, keys)
+    steps, after = inner.unroll(
+        LOOP, FAMILY, theta, old._replace(step=old.horizon - 4), fresh, keys
+    )
     np.testing.assert_array_equal(steps.ended, [False] * 4 + [True] * 6)
     alone, expected = inner.unroll(LOOP, FAMILY, theta, fresh, old, keys[4:])
     np.testing.assert_allclose(steps.loss[4:], alone.loss, rtol=1e-5)
@@ -88,8 +102,12 @@ def test_a_trajectory_ends_at_its_horizon_in_the_middle_of_an_unroll():
 
 def test_horizons_and_rates_come_from_their_ranges():
     for distribution, median in (("log-uniform", np.sqrt(100 * 2000)), ("uniform", 1050)):
-        loop = inner.InnerLoop(horizon=(100, 2000), horizon_distribution=distribution, learning_rate=(1e-3, 1e-1))
-        drawn = jax.vmap(lambda key, loop=loop: inner.start(loop, FAMILY, key))(jax.random.split(jax.random.key(0), 2000))
+        loop = inner.InnerLoop(
+            horizon=(100, 2000), horizon_distribution=distribution, learning_rate=(1e-3, 1e-1)
+        )
+        drawn = jax.vmap(lambda key, loop=loop: inner.start(loop, FAMILY, key))(
+            jax.random.split(jax.random.key(0), 2000)
+        )
         assert ((drawn.horizon >= 100) & (drawn.horizon <= 2000)).all()
         np.testing.assert_allclose(np.median(drawn.horizon), median, rtol=0.15)
         assert ((drawn.learning_rate >= 0.99e-3) & (drawn.learning_rate <= 1.01e-1)).all()
@@ -103,7 +121,9 @@ def test_the_cosine_trains_as_a_user_does():
     for cosine in (False, True):
         loop = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(200, 200), cosine=cosine)
         one = inner.start(loop, FAMILY, jax.random.key(0))._replace(task=100 * jnp.ones((4, 3)))
-        _, after = inner.unroll(loop, FAMILY, theta, one, one, jax.random.split(jax.random.key(1), 200))
+        _, after = inner.unroll(
+            loop, FAMILY, theta, one, one, jax.random.split(jax.random.key(1), 200)
+        )
         moved.append(float(jnp.sqrt(jnp.mean((after.params["w"] - one.params["w"]) ** 2))))
     np.testing.assert_allclose(moved, [2.0, 1.0], rtol=0.1)
     np.testing.assert_allclose(moved[1] / moved[0], 0.5, rtol=0.02)
@@ -118,7 +138,9 @@ def test_linear_weights_grow_from_0_to_2_over_the_horizon():
 
 
 def test_a_range_upside_down_is_refused():
-    with pytest.raises(InputError, match="horizon is from 9 to 3; give two numbers above 0, the lower one first"):
+    with pytest.raises(
+        InputError, match="horizon is from 9 to 3; give two numbers above 0, the lower one first"
+    ):
         inner.InnerLoop(horizon=(9, 3))
 
 
@@ -143,7 +165,9 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
 
 def test_meta_training_lowers_the_meta_loss(tmp_path):
     loop = dataclasses.replace(LOOP, adamw_lr_multiplier=1.0)
-    config = dataclasses.replace(CONFIG, inner=dataclasses.replace(loop, learning_rate=(0.05, 0.05)), outer_iterations=150)
+    config = dataclasses.replace(
+        CONFIG, inner=dataclasses.replace(loop, learning_rate=(0.05, 0.05)), outer_iterations=150
+    )
     losses = [m.meta_loss for m in outer.run(config, [FAMILY], tmp_path)]
     assert np.mean(losses[-60:]) < 0.9 * np.mean(losses[:30])
 
@@ -159,7 +183,10 @@ def test_a_run_that_was_cut_ends_bit_identical(tmp_path):
         run.close()
     for a, b in zip(theta_of(whole)[0], theta_of(cut)[0], strict=True):
         np.testing.assert_array_equal(a, b)
-    lines = [[json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()] for d in (whole, cut)]
+    lines = [
+        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
+        for d in (whole, cut)
+    ]
     assert [x["meta_loss"] for x in lines[0]] == [x["meta_loss"] for x in lines[1]]
 
 
@@ -169,7 +196,9 @@ def flipped(theta, params, g):
     for sign in (1, -1):
         accumulators = rule.init(np, Spec(), params)
         for t in range(3):
-            step, accumulators = rule.update(np, Spec(), theta, accumulators, sign * g[t], sign * params, None)
+            step, accumulators = rule.update(
+                np, Spec(), theta, accumulators, sign * g[t], sign * params, None
+            )
         steps.append(step)
     return steps
 
@@ -231,14 +260,20 @@ def test_a_theta_by_hand_listens_to_what_was_written_into_it():
 def test_what_a_theta_listens_to_are_differences_of_its_direction():
     """Central ones, of the rule's own MLP, at channels drawn anew: G is the first, W the third."""
     theta = Theta.random(1)
-    x = np.where(np.array(rule.channel_signs(Spec())) < 0, np.random.default_rng(1).standard_normal((1 << 18, 30)), 1.0)
+    x = np.where(
+        np.array(rule.channel_signs(Spec())) < 0,
+        np.random.default_rng(1).standard_normal((1 << 18, 30)),
+        1.0,
+    )
     w = Weights(*(array.astype(np.float64) for array in theta.weights))
 
     def mean_direction(channel, step):
         hidden = (x + step * np.eye(30)[channel]) @ w.w0
         return rule.later_layers(np, w, hidden.T[:, None]).mean()
 
-    differences = [mean_direction(channel, 0.05) - mean_direction(channel, -0.05) for channel in (0, 2)]
+    differences = [
+        mean_direction(channel, 0.05) - mean_direction(channel, -0.05) for channel in (0, 2)
+    ]
     heard = sensitivity(theta)
     assert heard["W"] / heard["G"] == pytest.approx(differences[1] / differences[0], rel=0.05)
 
@@ -248,7 +283,10 @@ def test_a_run_that_was_killed_ends_bit_identical(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for _ in outer.run(CONFIG, [FAMILY], whole):
         pass
-    root, env = Path(__file__).parents[2], {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    root, env = (
+        Path(__file__).parents[2],
+        {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")},
+    )
     kills = 0
     for patience in (0.05, 0.2, None):
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed)], cwd=root, env=env)
@@ -280,7 +318,9 @@ def test_other_data_is_refused(tmp_path):
 
 def test_another_configuration_is_refused_with_the_difference_named(tmp_path):
     next(outer.run(CONFIG, [FAMILY], tmp_path))
-    with pytest.raises(InputError, match=r"\(estimator.truncation_length was 10, now 5\); give another --out"):
+    with pytest.raises(
+        InputError, match=r"\(estimator.truncation_length was 10, now 5\); give another --out"
+    ):
         next(outer.run(dataclasses.replace(CONFIG, estimator=Unrolled(8, 5)), [FAMILY], tmp_path))
 
 
@@ -288,7 +328,8 @@ def test_presets():
     assert set(PRESETS) == {"celo2", "quick", "celo2-published-data", "celo2-base", "paper"}
     assert not preset("celo2-base").inner.spec.newton_schulz
     with pytest.raises(
-        InputError, match="unknown preset 'slow': take one of celo2, quick, celo2-published-data, celo2-base, paper"
+        InputError,
+        match="unknown preset 'slow': take one of celo2, quick, celo2-published-data, celo2-base, paper",
     ):
         preset("slow")
 
@@ -298,12 +339,20 @@ def test_tensorboard_files_hold_every_metric(tmp_path):
         log(outer.Metrics(3, 0.5, 0.1, 0, 0, 12.0))
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
-    assert all(name.encode() in content for name in ("meta_loss", "gradient_norm", "dropped", "skipped", "seconds"))
+    assert all(
+        name.encode() in content
+        for name in ("meta_loss", "gradient_norm", "dropped", "skipped", "seconds")
+    )
 
 
 def test_celo2_is_a_start_for_its_own_spec_alone():
-    np.testing.assert_array_equal(STARTS["celo2"](3, Spec()).weights.w0, load_theta("celo2").weights.w0)
-    with pytest.raises(InputError, match=r"the start celo2 has Spec\(newton_schulz=True, everywhere=False, .*hidden=8.*take another start"):
+    np.testing.assert_array_equal(
+        STARTS["celo2"](3, Spec()).weights.w0, load_theta("celo2").weights.w0
+    )
+    with pytest.raises(
+        InputError,
+        match=r"the start celo2 has Spec\(newton_schulz=True, everywhere=False, .*hidden=8.*take another start",
+    ):
         STARTS["celo2"](0, Spec(hidden=4))
 
 
@@ -313,6 +362,8 @@ def test_a_run_from_before_a_setting_existed_goes_on(tmp_path):
     del written["estimator.imitation"]
     (tmp_path / "config.json").write_text(json.dumps(written))
     assert next(outer.run(CONFIG, [FAMILY], tmp_path)).iteration == 3
-    imitating = dataclasses.replace(CONFIG, estimator=dataclasses.replace(ESTIMATOR, imitation=(0.5, 0.5)))
+    imitating = dataclasses.replace(
+        CONFIG, estimator=dataclasses.replace(ESTIMATOR, imitation=(0.5, 0.5))
+    )
     with pytest.raises(InputError, match=r"estimator.imitation was \[0.0, 0.0\], now \[0.5, 0.5\]"):
         next(outer.run(imitating, [FAMILY], tmp_path))

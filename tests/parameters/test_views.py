@@ -25,7 +25,11 @@ def parameters(draw):
     length = shape[split]
     cuts = sorted(draw(st.sets(st.integers(1, length - 1), max_size=3))) if length > 1 else []
     sizes = tuple(np.diff([0, *cuts, length]).tolist()) if cuts else ()
-    from_the_end = fan_out - len(shape) if isinstance(fan_out, int) else tuple(axis - len(shape) for axis in fan_out)
+    from_the_end = (
+        fan_out - len(shape)
+        if isinstance(fan_out, int)
+        else tuple(axis - len(shape) for axis in fan_out)
+    )
     return shape, MatrixAxes(fan_in, from_the_end, split, sizes)
 
 
@@ -85,7 +89,10 @@ def test_shapes_of_views(shape, axes, expected):
 
 def test_a_tie_puts_fan_in_first():
     x = np.arange(9).reshape(3, 3)
-    (in_out,), (out_in,) = matrix_views((3, 3), MatrixAxes(0, 1)), matrix_views((3, 3), MatrixAxes(1, 0))
+    (in_out,), (out_in,) = (
+        matrix_views((3, 3), MatrixAxes(0, 1)),
+        matrix_views((3, 3), MatrixAxes(1, 0)),
+    )
     np.testing.assert_array_equal(in_out.view(np, x), x)
     np.testing.assert_array_equal(out_in.view(np, x), x.T)
 

@@ -58,19 +58,36 @@ class ES:
             pair: Pairs, fresh: Trajectory, keys: jax.Array, perturbation_key: jax.Array
         ) -> tuple[Weights, jax.Array, Pairs]:
             eps = self._perturbation(theta, perturbation_key)
-            plus, positive = unroll(loop, family, jax.tree.map(jnp.add, theta, eps), pair.positive, fresh, keys)
-            minus, negative = unroll(loop, family, jax.tree.map(jnp.subtract, theta, eps), pair.negative, fresh, keys)
+            plus, positive = unroll(
+                loop, family, jax.tree.map(jnp.add, theta, eps), pair.positive, fresh, keys
+            )
+            minus, negative = unroll(
+                loop, family, jax.tree.map(jnp.subtract, theta, eps), pair.negative, fresh, keys
+            )
             gradient, accumulated = self._gradient(plus, minus, pair.accumulated, eps)
-            return gradient, (plus.loss + minus.loss).mean() / 2, Pairs(positive, negative, accumulated)
+            return (
+                gradient,
+                (plus.loss + minus.loss).mean() / 2,
+                Pairs(positive, negative, accumulated),
+            )
 
         gradients, losses, state = jax.vmap(one)(state, fresh, keys, perturbation_keys)
-        return Estimate(jax.tree.map(lambda g: g.mean(0), gradients), losses.mean(), jnp.zeros((), jnp.int32), state)
+        return Estimate(
+            jax.tree.map(lambda g: g.mean(0), gradients),
+            losses.mean(),
+            jnp.zeros((), jnp.int32),
+            state,
+        )
 
     def _perturbation(self, theta: Weights, key: jax.Array) -> Weights:
         keys = Weights(*jax.random.split(key, len(theta)))
-        return jax.tree.map(lambda t, key: self.sigma * jax.random.normal(key, t.shape), theta, keys)
+        return jax.tree.map(
+            lambda t, key: self.sigma * jax.random.normal(key, t.shape), theta, keys
+        )
 
-    def _gradient(self, plus: Steps, minus: Steps, accumulated: Weights, eps: Weights) -> tuple[Weights, Weights]:
+    def _gradient(
+        self, plus: Steps, minus: Steps, accumulated: Weights, eps: Weights
+    ) -> tuple[Weights, Weights]:
         """(gradient of one pair, what it accumulates)."""
         difference = jnp.mean(plus.weight * (plus.loss - minus.loss))
         return jax.tree.map(lambda e: difference * e / (2 * self.sigma**2), eps), accumulated
@@ -84,11 +101,15 @@ class PES(ES):
     its perturbations, losses after it (of the next trajectory) to this truncation's perturbation alone.
     """
 
-    def _gradient(self, plus: Steps, minus: Steps, accumulated: Weights, eps: Weights) -> tuple[Weights, Weights]:
+    def _gradient(
+        self, plus: Steps, minus: Steps, accumulated: Weights, eps: Weights
+    ) -> tuple[Weights, Weights]:
         difference = plus.weight * (plus.loss - minus.loss)
         before = jnp.mean(jnp.where(plus.ended, 0.0, difference))
         after = jnp.mean(jnp.where(plus.ended, difference, 0.0))
         total = jax.tree.map(jnp.add, accumulated, eps)
-        gradient = jax.tree.map(lambda a, e: (before * a + after * e) / (2 * self.sigma**2), total, eps)
+        gradient = jax.tree.map(
+            lambda a, e: (before * a + after * e) / (2 * self.sigma**2), total, eps
+        )
         ended = plus.ended[-1]
         return gradient, jax.tree.map(lambda a, e: jnp.where(ended, e, a), total, eps)

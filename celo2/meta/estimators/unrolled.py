@@ -31,7 +31,9 @@ class Unrolled:
     imitation: tuple[float, float] = (0.0, 0.0)
     """Weight of the distance to Muon's step (`inner.unlike_muon`) at the first and the last outer step, a line between."""
 
-    def begin(self, loop: InnerLoop, family: TaskFamily, theta: Weights, key: jax.Array) -> Trajectory:
+    def begin(
+        self, loop: InnerLoop, family: TaskFamily, theta: Weights, key: jax.Array
+    ) -> Trajectory:
         check_truncation(loop, self.truncation_length)
         return first_starts(loop, family, key, self.trajectories)
 
@@ -50,17 +52,33 @@ class Unrolled:
         fresh = starts(loop, family, start_key, self.trajectories)
         keys = jax.random.split(batch_key, (self.trajectories, self.truncation_length))
 
-        def meta_loss(theta: Weights, *arguments: jax.Array | Trajectory) -> tuple[jax.Array, tuple[jax.Array, Trajectory]]:
+        def meta_loss(
+            theta: Weights, *arguments: jax.Array | Trajectory
+        ) -> tuple[jax.Array, tuple[jax.Array, Trajectory]]:
             steps, after = unroll(loop, family, theta, *arguments, imitate=any(self.imitation))  # type: ignore[arg-type]
-            return jnp.mean(steps.weight * steps.loss + weight * steps.unlike_muon), (steps.loss.mean(), after)
+            return jnp.mean(steps.weight * steps.loss + weight * steps.unlike_muon), (
+                steps.loss.mean(),
+                after,
+            )
 
-        def one(*arguments: jax.Array | Trajectory) -> tuple[Weights, jax.Array, jax.Array, Trajectory]:
-            (_, (loss, after)), gradient = jax.value_and_grad(meta_loss, has_aux=True)(theta, *arguments)
+        def one(
+            *arguments: jax.Array | Trajectory,
+        ) -> tuple[Weights, jax.Array, jax.Array, Trajectory]:
+            (_, (loss, after)), gradient = jax.value_and_grad(meta_loss, has_aux=True)(
+                theta, *arguments
+            )
             norm = optax.tree.norm(gradient)
             finite = jnp.isfinite(norm)
             scale = jnp.minimum(1.0, self.trajectory_clip / (norm + 1e-30))
-            return jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), gradient), loss, ~finite, after
+            return (
+                jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), gradient),
+                loss,
+                ~finite,
+                after,
+            )
 
         gradients, losses, dropped, after = jax.vmap(one)(state, fresh, keys)
         kept = jnp.maximum(self.trajectories - dropped.sum(), 1)
-        return Estimate(jax.tree.map(lambda g: g.sum(0) / kept, gradients), losses.mean(), dropped.sum(), after)
+        return Estimate(
+            jax.tree.map(lambda g: g.sum(0) / kept, gradients), losses.mean(), dropped.sum(), after
+        )
