@@ -15,7 +15,7 @@ from celo2.torch.hyper_parameters import scaled
 from celo2.torch.plan import Parameter
 
 TILE = 1 << 20
-"""Elements per call: what the kernel needs copied, for its dtype or layout, is copied by so many."""
+"""Elements per call: what has to be copied for the kernel is copied by so many."""
 
 
 def init(p: Tensor) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def _may_join(block: _Block, batch: Sequence[_Block]) -> bool:
 
 
 def _blocks(inputs: AdamWInputs) -> Iterator[_Block]:
-    """Yield the whole parameter if the kernel takes it as it is, else blocks of rows of about a tile."""
+    """Yield the parameter whole if the kernel takes it as it is, else in blocks of rows."""
     state = inputs.state
     tensors = [inputs.p, inputs.g, state["exp_avg"], state["exp_avg_sq"]]
     tensors = [x if x.ndim else x[None] for x in tensors]

@@ -28,7 +28,7 @@ def has_cpp_compiler() -> bool:
 
 
 def mark_dynamic(x: Tensor) -> Tensor:
-    """Let a kernel that is compiled for x serve other sizes: each size is independent of all others.
+    """Let a kernel that is compiled for x serve other sizes, each independent of all others.
 
     By default sizes that are equal while compiling are taken to be equal later, so the kernel of a
     square matrix would be recompiled for the next matrix. This is what

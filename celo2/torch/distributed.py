@@ -1,8 +1,8 @@
 """Parameters sharded along one axis (FSDP2, HSDP): what a step asks of other ranks.
 
-State stays in shards, and results match single-process training. Sums over a matrix are all-reduced,
-once for all matrices of a shape. Newton-Schulz needs whole matrices: one all-to-all gives each rank
-its share of them, and another returns the steps. A local matrix is one shard of one.
+State stays in shards, and results match single-process training. Sums over a matrix are
+all-reduced, once for all matrices of a shape. Newton-Schulz needs whole matrices: one all-to-all
+gives each rank its share of them, another returns the steps. A local matrix is one shard of one.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Sharded(NamedTuple):
 
     def sum(self, sums: Sequence[Sequence[Tensor]]) -> Sequence[Sequence[Tensor]]:
         """Add up all tensors over the ranks, in one all-reduce."""
+        # Many small tensors of many matrices make one message; what comes back is cut alike.
         flat = torch.cat([x.reshape(-1) for of_batch in sums for x in of_batch])
         dist.all_reduce(flat, group=self.group)
         rest = iter(flat.split([x.numel() for of_batch in sums for x in of_batch]))
@@ -76,8 +77,8 @@ class Sharded(NamedTuple):
         """Orthogonalize whole matrices, each on one rank; they are dealt out in turn."""
         if not batches[0].window.divides_matrices:
             return LOCAL.orthogonalize(batches, directions)
-        # 1. One shard per matrix, in the same order on all ranks: a view, so that what is written to
-        # it is written to the direction.
+        # 1. One shard per matrix, in the same order on all ranks: views, through which the
+        # directions are overwritten in step 4.
         shards = []
         for batch, d in zip(batches, directions, strict=True):
             shards += [_Shard(batch, x) for x in (d.flatten(0, -3) if d.ndim > 2 else d[None])]
@@ -93,27 +94,32 @@ class Sharded(NamedTuple):
         received = sent.new_empty(sum(from_ranks))
         dist.all_to_all_single(received, sent, from_ranks, to_ranks, group=self.group)
 
-        # 3. Put own matrices together: the message holds, rank by rank, a part of each.
-        matrices = [sent.new_empty(shard.batch.window.a, shard.batch.window.b) for shard in mine]
-        parts = []
-        for rank in range(ranks):
-            for shard, matrix in zip(mine, matrices, strict=True):
-                parts.append(shard.batch.window.part(matrix, rank))
-        for part, values in zip(parts, received.split([x.numel() for x in parts]), strict=True):
-            part.copy_(values.view(part.shape))
+        # 3. Assemble own matrices, orthogonalize them, and write their parts over the message.
+        _orthogonalize_message(received, [shard.batch for shard in mine], ranks)
 
-        # 4. Orthogonalize them and bring them to RMS 1, since nobody else sees them whole.
-        for shard, matrix in zip(mine, matrices, strict=True):
-            _, scale = _orthogonalized(shard.batch, matrix)
-            matrix.mul_(scale)
-
-        # 5. Return the parts the same way, into the buffers of step 2.
-        if matrices:
-            torch.cat([part.reshape(-1) for part in parts], out=received)
+        # 4. Return the parts the same way, into the buffers of step 2.
         dist.all_to_all_single(sent, received, to_ranks, from_ranks, group=self.group)
         for x, values in zip(ordered, sent.split([x.numel() for x in ordered]), strict=True):
             x.copy_(values.view(x.shape))
         return [(d, d.new_ones(1, 1)) for d in directions]
+
+
+def _orthogonalize_message(message: Tensor, owned: Sequence[MatrixBatch], ranks: int) -> None:
+    """Orthogonalize the matrices in a message that holds, per rank, a part of each."""
+    matrices = [message.new_empty(batch.window.a, batch.window.b) for batch in owned]
+    parts = []
+    for rank in range(ranks):
+        for batch, matrix in zip(owned, matrices, strict=True):
+            parts.append(batch.window.part(matrix, rank))
+    sizes = [part.numel() for part in parts]
+    for part, values in zip(parts, message.split(sizes), strict=True):
+        part.copy_(values.view(part.shape))
+    for batch, matrix in zip(owned, matrices, strict=True):
+        # To RMS 1 here, since nobody else sees the matrix whole.
+        _, scale = _orthogonalized(batch, matrix)
+        matrix.mul_(scale)
+    if matrices:
+        torch.cat([part.reshape(-1) for part in parts], out=message)
 
 
 class _Shard(NamedTuple):
@@ -198,7 +204,7 @@ def is_dtensor(x: Tensor) -> bool:
 
 
 def zeros(p: Any, dtype: torch.dtype, copies: int | None = None) -> Tensor:
-    """Return zeros with the memory layout and placement of p, or `copies` of them on a new first axis."""
+    """Return zeros laid out and placed as p is, or `copies` of them on a new first axis."""
     mine = torch.zeros_like(local(p), dtype=dtype, memory_format=torch.preserve_format)
     if copies is not None:
         # torch.stack would give channels-last parameters a contiguous momentum.
@@ -219,7 +225,7 @@ def zeros(p: Any, dtype: torch.dtype, copies: int | None = None) -> Tensor:
 
 
 def gradient(p: Any) -> Tensor | None:
-    """Return the local gradient of p, placed as p is: its own placement may differ (partial sums)."""
+    """Return the local gradient of p, placed as p is: its own may be partial sums."""
     g = p.grad
     if g is not None and is_dtensor(g) and g.placements != p.placements:
         g = g.redistribute(p.device_mesh, p.placements)
@@ -237,6 +243,7 @@ def agree(flags: Sequence[Tensor], groups: Sequence[dist.ProcessGroup]) -> list[
         groups: its process group, per parameter. There is one all-reduce per group.
     """
     result = list(flags)
+    # MIN of bytes is "and"; groups in the order of their first parameter, the same on all ranks.
     for group in dict.fromkeys(groups):
         members = [i for i, other in enumerate(groups) if other is group]
         together = torch.cat([flags[i] for i in members]).to(torch.uint8)

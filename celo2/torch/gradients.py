@@ -25,13 +25,13 @@ class Check(NamedTuple):
     present: Tensor
     """Whether some rank has a gradient, 0-d."""
     finite: Tensor
-    """Whether gradient and, under the rule, weights are finite wherever there is a gradient, 0-d."""
+    """Whether gradient and, under the rule, weights are finite on ranks with a gradient, 0-d."""
     active: list[Tensor]
     """Per layout, which matrices have a gradient other than zero, full: 0-d or (*batch, 1, 1)."""
 
 
 def check(parameters: Sequence[Parameter]) -> list[Check]:
-    """Check the gradients of a step; those of sharded parameters are checked on all ranks together."""
+    """Check the gradients of a step, those of sharded parameters on all ranks together."""
     checks = [_check_local(parameter) for parameter in parameters]
     sharded = [i for i, parameter in enumerate(parameters) if parameter.shards is not None]
     groups = [parameters[i].shards.group for i in sharded]  # type: ignore[union-attr]

@@ -1,9 +1,9 @@
 """The element-wise work of a step: four kernels over matrices (..., m, n) in memory order.
 
-The formulas are those of `celo2.rule`, cut where a number depends on the whole matrix. A kernel does
-not know which side is fan-in: what is constant along a side comes as (..., m, 1) and (..., 1, n). It
-sees a block of rows that fits the cache; `Kernels` loops over the blocks and adds up. Kernels run
-eagerly, or fused by inductor: C++ on a CPU, Triton on a GPU.
+The formulas are those of `celo2.rule`, cut where a number depends on the whole matrix. A kernel
+does not know which side is fan-in: what is constant along a side comes as (..., m, 1) and
+(..., 1, n). It sees a block of rows that fits the cache; `Kernels` loops over the blocks and adds
+up. Kernels run eagerly, or fused by inductor: C++ on a CPU, Triton on a GPU.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from celo2.torch.stochastic_rounding import Noise, store
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Sizes, in elements, that decide how a step is divided: they change its speed, not its result."""
+    """Sizes, in elements, by which a step is divided: they change its speed, not its result."""
 
     tile: int = 1 << 16
-    """Per block of an eager kernel: enough for PyTorch to use its threads, few enough for the cache."""
+    """Per block of an eager kernel: enough for PyTorch's threads, few enough for the cache."""
     fused_tile: int = 1 << 18
     """The same for fused kernels on a CPU, whose temporaries are smaller."""
     gpu_tile: int = 1 << 24
@@ -57,7 +57,7 @@ class Sums(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """All that is known per element, (..., m, n): views of the state, the parameter, its gradient."""
+    """All that is known per element, (..., m, n): views of state, parameter and gradient."""
 
     m: Sequence[Tensor]
     v: Tensor
@@ -83,12 +83,12 @@ class Sides(NamedTuple):
     """(..., 1, n)"""
 
     def of_rows(self, rows: slice) -> Sides:
-        """Return a block of rows, copied (it is small) so that all blocks have one memory layout."""
+        """Return a block of rows, copied (it is small) so that all have one memory layout."""
         row = None if self.row is None else self.row[..., rows, :].contiguous()
         return Sides(row, None if self.column is None else self.column.contiguous())
 
     @property
-    def present(self) -> list[Tensor]:
+    def present(self) -> list[Any]:
         """Return those that there are: both for matrices, one or none for vectors."""
         return [side for side in self if side is not None]
 
@@ -99,7 +99,7 @@ class DirectionInputs(NamedTuple):
     layer: Tensor
     """The folded first layer of the channels of elements, (..., channels, hidden)."""
     hidden: Sides
-    """Products of the first layer with the channels along the sides, (..., hidden, m or 1, n or 1)."""
+    """Products of the first layer with the channels of sides, (..., hidden, m or 1, n or 1)."""
     factors: Sides
     """Arrays whose product is F_i, (k, ..., m or 1, n or 1)."""
 
@@ -109,7 +109,7 @@ class DirectionInputs(NamedTuple):
 
 
 def accumulate(spec: Spec, entries: Entries, noise: Noise | None) -> Sums:
-    """Advance M and V in place, where active, and add up what the rest of the step needs of them."""
+    """Advance M and V in place, where active, and add up what the step needs of them."""
     m, v, g, p, active = read(spec, entries)
     m, v = rule.moving_averages(spec, m, v, g)
     squares = [_sum(x * x) for x in rule.plain_channels(torch, spec, m, v, g, p)]
@@ -187,7 +187,7 @@ class Functions(NamedTuple):
 
 @functools.cache
 def fused_functions() -> Functions:
-    """Return the functions compiled by inductor, once per process: sizes are dynamic, numbers tensors."""
+    """Return the functions compiled by inductor, for any sizes and numbers."""
     sources = (accumulate, factored_squares, fused_direction, apply)
     return Functions(*(_fused(f, eager) for f, eager in zip(sources, Functions(), strict=True)))
 

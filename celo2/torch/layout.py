@@ -19,7 +19,7 @@ from celo2.rule import Accumulators
 
 
 class Sharding(NamedTuple):
-    """How a parameter is divided along one axis: in equal blocks, of which the last may lack some."""
+    """How a parameter is divided along one axis: in equal blocks, the last ones short or empty."""
 
     axis: int
     ranks: int
@@ -34,8 +34,8 @@ class Sharding(NamedTuple):
 class Window(NamedTuple):
     """The axes of a batch of matrices before they are merged, and the part of them on this rank.
 
-    A tensor of the batch is (..., *batch, a, b), where a is the product of `rows` and b of `columns`;
-    "full" means that it is known for all ranks, "local" that it is cut to this one.
+    A tensor of the batch is (..., *batch, a, b), where a is the product of `rows` and b of
+    `columns`; "full" means that it is known for all ranks, "local" that it is cut to this one.
     """
 
     batch: tuple[int, ...]
@@ -93,7 +93,7 @@ class Window(NamedTuple):
         return here.flatten(-len(self.columns)) if columns and here.ndim > x.ndim else here
 
     def _cut(self, x: Tensor, rows: bool, columns: bool) -> Tensor:
-        """Return the local part of x as a view in which the sharded side, if x has it, is not merged."""
+        """Return the local part of x as a view whose sharded side, if x has it, is not merged."""
         assert self.axis is not None
         start, end = self.spans[self.rank]
         from_the_end = -self.axis
@@ -111,7 +111,7 @@ class Window(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Where the factored second moments of one side of a layout lie in an array of the state (k, n)."""
+    """Where the factored moments of one side of a layout lie in an array of the state (k, n)."""
 
     start: int
     end: int
@@ -205,7 +205,7 @@ def _window(view: MatrixView, full: Tensor, sharding: Sharding | None) -> tuple[
         batch = ()
     if sharding is None:
         return Window(batch, rows, columns), view
-    # Which axis of the window is the sharded one; blocks, and the row of a vector, are made of none.
+    # Find the sharded axis of the window; blocks, and the row of a vector, are made of none.
     sharded = sharding.axis - full.ndim
     made_of: list[int | None] = []
     for axes in view.axes(full.ndim):

@@ -1,4 +1,8 @@
-"""Newton-Schulz in PyTorch: `rule.orthogonalize` in place, in fewer products where the matrix is much longer than wide."""
+"""Newton-Schulz in PyTorch: `rule.orthogonalize` in place.
+
+It takes fewer products where a matrix is much longer than wide: the iterations are a polynomial in
+the small Gram matrix X X^T. The coefficients of the spec are those of Muon (Jordan et al., 2024).
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,21 @@ from torch import Tensor
 from celo2.rule.spec import Spec
 
 GRAM_FROM = 1.5
-"""Ratio b / a from which the small Gram matrix takes fewer products: 8 a^2 b + 28 a^3 operations against 20 a^2 b + 10 a^3."""
+"""Ratio b / a from which the Gram form is cheaper: 8 a^2 b + 28 a^3 operations against
+20 a^2 b + 10 a^3."""
 RESTART_EVERY = 3
-"""Iterations after which the Gram matrix is made anew: where singular values are small, its errors grow twelvefold in each."""
+"""Iterations after which the Gram matrix is recomputed: for small singular values its rounding
+error grows about twelvefold per iteration."""
 TILE = 1 << 20
-"""Entries of x that are multiplied at once: products as large as that reach full speed."""
+"""Elements of x that are multiplied at once: products of this size reach full speed."""
 
 
 def orthogonalize(spec: Spec, d: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """All singular values of d (..., a, b), a <= b, to about 1; overwrites `d`.
+    """Bring all singular values of d (..., a, b), a <= b, to about 1, and overwrite d.
 
-    In `dtype` bfloat16, products are several times faster and singular values are off by up to a tenth. The Gram form would
-    then lose small ones altogether, as it would where PyTorch may round float32 (TF32); it is taken only where it may not.
+    In `dtype` bfloat16 products are several times faster, and singular values off by up to a tenth.
+    The Gram form would then lose small ones, as it would where PyTorch may round float32 (TF32): it
+    is taken only in full precision.
     """
     norm = torch.linalg.vector_norm(d, dim=(-2, -1), keepdim=True)
     d.div_(norm + spec.newton_schulz_epsilon)
@@ -37,7 +44,7 @@ def orthogonalize(spec: Spec, d: Tensor, dtype: torch.dtype | None = None) -> Te
 
 
 def _polynomial(spec: Spec, gram: Tensor, iterations: int) -> tuple[Tensor, float]:
-    """(Q, c) such that (Q + c) X is what the iterations make of X: a polynomial in X X^T, which is all they need."""
+    """Return (Q, c) such that `iterations` take X to (Q + c) X; Q is a polynomial in X X^T."""
     c1, c3, c5 = spec.newton_schulz_coefficients
     result = torch.baddbmm(gram, gram, gram, beta=c3, alpha=c5)
     if iterations == 1:
@@ -53,7 +60,7 @@ def _polynomial(spec: Spec, gram: Tensor, iterations: int) -> tuple[Tensor, floa
 
 
 def _multiply_(polynomial: Tensor, c: float, x: Tensor) -> None:
-    """X <- (polynomial + c) x, some columns at a time, so that no second x is ever made."""
+    """Set x <- (polynomial + c) x, some columns at a time, so that no second x is allocated."""
     width = max(1, TILE // (x.shape[0] * x.shape[1]))
     for columns in x.split(width, dim=-1):
         columns.copy_(torch.baddbmm(columns, polynomial, columns, beta=c))

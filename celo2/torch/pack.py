@@ -20,6 +20,7 @@ def pack(stack: Sequence[MatrixBatch]) -> MatrixBatch:
     One batch alone is not copied, where its axes merge in place and its kernels take it as it lies.
     """
     merged = [_merge(batch) for batch in stack]
+    # Small matrices cost operators, not elements: copying them costs less than it saves.
     if len(merged) > 1:
         return _stack(merged)
     return _dense(merged[0]) if merged[0].rule.kernels.fused else merged[0]
@@ -28,6 +29,7 @@ def pack(stack: Sequence[MatrixBatch]) -> MatrixBatch:
 def unpack(packed: MatrixBatch, stack: Sequence[MatrixBatch]) -> None:
     """Write back what `pack` had to copy."""
     batch_axes = stack[0].matrices
+    # What `pack` returned as a view was written in place; a copy has memory of its own.
     for new, *places in zip(_written(packed), *map(_written, stack), strict=True):
         if len(stack) == 1:
             parts = [new]
@@ -46,7 +48,7 @@ def _written(batch: MatrixBatch) -> list[Tensor]:
 
 
 def _merge(batch: MatrixBatch) -> MatrixBatch:
-    """Merge (..., *batch, *rows, *columns) to (..., *batch, a, b): a copy where strides do not allow a view."""
+    """Merge (..., *batch, *rows, *columns) to (..., *batch, a, b), as views where strides allow."""
     rows, columns = len(batch.window.rows), len(batch.window.columns)
 
     def merge(x: Tensor) -> Tensor:
@@ -69,6 +71,7 @@ def _stack(batches: Sequence[MatrixBatch]) -> MatrixBatch:
     count = first.p.shape[:-2].numel()
 
     def stack(tensors: Iterable[Tensor], transposed: bool = False) -> Tensor:
+        # Stacked in memory order, so that the stack is transposed where its matrices are.
         laid = [x.mT if transposed else x for x in tensors]
         x = torch.stack(laid, -3 - batch_axes).flatten(-3 - batch_axes, -3)
         return x.mT if transposed else x
@@ -110,6 +113,7 @@ def _dense(batch: MatrixBatch) -> MatrixBatch:
     def dense(x: Tensor) -> Tensor:
         x = x.mT if transposed else x
         x = x.flatten(-2 - batch_axes, -3) if batch_axes > 1 else x
+        # A copy only where rows have gaps between them, as windows of larger tensors have.
         x = x if x.stride(-1) == 1 and x.stride(-2) == x.shape[-1] else x.contiguous()
         return x.mT if transposed else x
 
@@ -120,11 +124,7 @@ def _dense(batch: MatrixBatch) -> MatrixBatch:
     def number(x: Tensor) -> Tensor:
         if not batch_axes:
             return x.reshape(())
-        return (
-            x.expand(*batch.window.batch, 1, 1).reshape(shape)
-            if x.ndim
-            else x.expand(shape).contiguous()
-        )
+        return x.expand(*batch.window.batch, 1, 1).reshape(shape).contiguous()
 
     finite, active, step, *numbers = batch.inputs
     return batch._replace(

@@ -71,7 +71,7 @@ class Numbers:
 
 
 def _tensor(x: float | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a number as a tensor: filled in, since a copy would sync and no CUDA graph records it."""
+    """Return a number as a tensor, filled in: a copy would sync, and break CUDA graphs."""
     return (
         x.to(device, dtype)
         if isinstance(x, Tensor)
@@ -128,7 +128,7 @@ class MatrixBatch(NamedTuple):
 
 
 class Planner:
-    """Makes the batches of an optimizer's parameters; keeps the rule as tensors per dtype and device."""
+    """Makes the batches of parameters; keeps the rule as tensors, per dtype and device."""
 
     def __init__(self, theta: Theta, compiled: bool, limits: Limits) -> None:
         self._theta = theta

@@ -1,7 +1,7 @@
-"""The rule in plain PyTorch, one parameter at a time: to read, to copy, and to compare `Celo2` with.
+"""The rule in plain PyTorch, one parameter at a time: to read, to copy, to compare `Celo2` with.
 
-It is several times slower than `Celo2` and has no routing, no shards, no other dtype than that of the
-parameters (at least float32). Its state is that of `Celo2`, array by array.
+It is several times slower than `Celo2`, and has no routing, no shards, and no other dtype than that
+of the parameters (at least float32). Its state is that of `Celo2`, array by array.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Celo2Reference(Optimizer):
         weight_decay: decoupled weight decay.
         axes: which axes of the parameters are the matrix; by default (out, in), as in Linear.
         orthogonalize: whether to apply Newton-Schulz; it is never applied to vectors.
-        skip_zero_gradients: whether a matrix whose gradient is exactly zero keeps its state and gets
-            no update but weight decay.
+        skip_zero_gradients: whether a matrix whose gradient is exactly zero keeps its state and
+            gets no update but weight decay.
         theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
     """
 

@@ -6,8 +6,8 @@
     apply        parameter, learning rate, weight decay
     unpack       write back what was copied
 
-`direction` is a generator that yields the sums it needs over full matrices and is sent them back, so
-that one all-reduce serves many matrices.
+`direction` is a generator that yields the sums it needs over full matrices and is sent them back,
+so that one all-reduce serves many matrices.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def update_parameters(parameters: Sequence[Parameter], planner: Planner) -> list
         else:
             batches += planner.batches(parameter, flags, numbers)
     with without_autocast({parameter.p.device.type for parameter in parameters}):
+        # Buckets are updated one after the other: temporaries of one are free before the next.
         for bucket in buckets(batches, planner.limits):
             update_bucket(bucket)
         adamw.update_all(by_adamw)
@@ -86,25 +87,14 @@ def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
     magnitudes (..., 1, 1); then of squared factored channels (channels, ..., 1, 1).
     """
     spec, theta, kernels, _ = batch.rule
-    window, inputs = batch.window, batch.inputs
-    a, b = window.a, window.b
+    window, inputs, factored = batch.window, batch.inputs, batch.accumulators.factored
     # Kernels walk through memory in order: matrices that are stored transposed are transposed for
     # them, and so is what they know about each side.
     transposed = is_transposed(batch.p)
+    entries = _entries(batch, transposed)
 
-    def lay(x: Tensor) -> Tensor:
-        return x.mT if transposed else x
-
-    momentum, second_moment, factored = batch.accumulators
-    is_vector = len(factored) == 1
-    entries = Entries(
-        [lay(m) for m in momentum.unbind()],
-        lay(second_moment),
-        lay(batch.g),
-        lay(batch.p),
-        window.take(inputs.active),
-    )
-    # 1. Momenta and second moment advance; the factored moments need sums over full sides.
+    # 1. Momenta and second moment advance in place. Sums of local elements are placed in the full
+    # matrices, since another rank may hold other rows of the same columns.
     sums = kernels.accumulate(spec, entries, _noise(batch, transposed))
     along_b, along_a = sums.by_row, sums.by_column
     if transposed:
@@ -115,30 +105,65 @@ def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
         window.place(sums.plain),
         window.place(sums.magnitude),
     ]
-    means = (along_a / a,) if is_vector else (along_b / b, along_a / a)
-    for state, new in zip(
-        factored, rule.accumulate_factored(torch, spec, factored, means), strict=True
-    ):
+
+    # 2. Factored moments are replicated: every rank advances all of them, from the same sums.
+    means = [along_b / window.b, along_a / window.a][-len(factored) :]
+    advanced = rule.accumulate_factored(torch, spec, factored, means)
+    for state, new in zip(factored, advanced, strict=True):
         state.copy_(torch.where(inputs.active, new, state))
     factored = tuple(state.to(theta.w0.dtype) for state in factored)
 
-    # 2. Channels are normalized by their RMS over the full matrix.
+    # 3. Channels are normalized by their RMS over the full matrix; those of the sides are known.
     factors = _sides(window, rule.preconditioners(torch, spec, factored), transposed)
     (multiplied,) = yield [window.place(kernels.factored_squares(spec, entries, factors))]
-    of_sides = rule.side_channels(torch, spec, factored)
-    of_entries = [x / (a * b) for x in rule.in_order(spec, [*plain], [*multiplied])]
-    squares = Channels(of_entries, *(rule.mean_squares(torch, channels) for channels in of_sides))
+    squares = rule.in_order(spec, [*plain], [*multiplied])
+    means_of_entries = [x / (window.a * window.b) for x in squares]
+    layer, hidden = _folded(batch, factored, means_of_entries, transposed)
 
-    # 3. The normalization is folded into the first layer, whose products with the sides are small.
-    layer = rule.fold(torch, spec, theta.w0, squares, is_vector)
-    hidden = []
+    # 4. The MLP, into the one temporary of the size of the matrices.
+    d = kernels.direction(spec, theta, entries, DirectionInputs(layer, hidden, factors))
+    return d.mT if transposed else d, window.take(magnitude) > 0
+
+
+def _entries(batch: MatrixBatch, transposed: bool) -> Entries:
+    """Return the elements as kernels see them, in memory order."""
+    momentum, second_moment, _ = batch.accumulators
+    *m, v, g, p = (
+        x.mT if transposed else x for x in (*momentum.unbind(), second_moment, batch.g, batch.p)
+    )
+    return Entries(m, v, g, p, batch.window.take(batch.inputs.active))
+
+
+def _folded(
+    batch: MatrixBatch, factored: Sequence[Tensor], squares: list[Tensor], transposed: bool
+) -> tuple[Tensor, Sides]:
+    """Fold the normalization into the first layer of the MLP.
+
+    Args:
+        batch: whose MLP it is.
+        factored: R and C, full.
+        squares: mean squares of the channels of elements, full.
+        transposed: whether kernels see the matrices transposed.
+
+    Returns:
+        Local weights of the channels of elements, and local products of the layer with those of
+        the sides, which are small.
+    """
+    spec, w0, window = batch.rule.spec, batch.rule.theta.w0, batch.window
+    of_sides = rule.side_channels(torch, spec, factored)
+    of_sides_squares = [rule.mean_squares(torch, channels) for channels in of_sides]
+    layer = rule.fold(torch, spec, w0, Channels(squares, *of_sides_squares), len(factored) == 1)
+    products = []
     for weights, channels in zip(layer[1:], of_sides, strict=True):
         if channels:
             # The axis of hidden units moves to the front, where windows do not look.
-            hidden.append(rule.first_layer(torch, weights, channels).movedim(-3, 0))
-    sides = [None if x is None else x.movedim(0, -3) for x in _sides(window, hidden, transposed)]
-    own = DirectionInputs(window.take(layer.entries).contiguous(), Sides(*sides), factors)  # type: ignore[arg-type]
-    return lay(kernels.direction(spec, theta, entries, own)), window.take(magnitude) > 0
+            products.append(rule.first_layer(torch, weights, channels).movedim(-3, 0))
+    row, column = _sides(window, products, transposed)
+    hidden = Sides(
+        None if row is None else row.movedim(0, -3),
+        None if column is None else column.movedim(0, -3),
+    )
+    return window.take(layer.entries).contiguous(), hidden  # type: ignore[arg-type]
 
 
 def _sides(window: Window, arrays: Sequence[Tensor], transposed: bool) -> Sides:
@@ -159,8 +184,9 @@ def _noise(batch: MatrixBatch, transposed: bool) -> Noise | None:
         torch.arange(length, dtype=torch.int32, device=momentum.device)
         for length in (window.a, window.b)
     )
-    alone = window._replace(batch=())
     if window.divides_matrices:
+        # The bits of an element are the same on whichever rank it lies.
+        alone = window._replace(batch=())
         rows = alone.take(rows[:, None], rows=True)[:, 0]
         columns = alone.take(columns[None], columns=True)[0]
     random = noise(batch.inputs.step, rows[:, None], columns[None])
@@ -171,6 +197,7 @@ def _drive(work: Sequence[Generator[Sums, Sums, Result]], exchange: Exchange) ->
     """Run `direction` for many batches side by side: they yield sums equally often."""
     sums = [next(each) for each in work]
     while True:
+        # One message for all batches.
         totals = exchange.sum(sums)
         sums, results = [], []
         for each, total in zip(work, totals, strict=True):
@@ -185,8 +212,9 @@ def _drive(work: Sequence[Generator[Sums, Sums, Result]], exchange: Exchange) ->
 def _normalized(
     batches: Sequence[MatrixBatch], directions: Sequence[Tensor], exchange: Exchange
 ) -> list[Step]:
-    """Return the steps of Celo2-base and of vectors: the directions, and what brings them to RMS 1."""
+    """Return the steps of Celo2-base and of vectors: directions, and what brings them to RMS 1."""
     squares = []
+    # A third sum: nobody sees these matrices whole.
     for batch, d in zip(batches, directions, strict=True):
         squares.append([batch.window.place(sum_of_squares(d))])
     steps = []

@@ -1,4 +1,4 @@
-"""What each process of `test_torch_sharded.py` runs: the same model and gradients on any number of ranks, in any layout."""
+"""What each process of `test_distributed.py` runs: one model, on any number of ranks."""
 
 import json
 import os
@@ -112,7 +112,7 @@ def data_parallel(rank, size):
 
 
 def accelerated(rank, size):
-    """The same through FSDP2 of Accelerate, which shards the model and puts its tensors in the place of the optimizer's.
+    """The same through FSDP2 of Accelerate, which swaps the tensors of model and optimizer.
 
     Accelerate does that on GPUs alone, so it is told that this is where it is.
     """
@@ -147,7 +147,7 @@ def on_batches(model, wrapped, opt, rank, size):
 
 
 def odd_gradients(mesh, rank, size):
-    """A gradient that every rank has all of; then one that rank 0 alone has, of another parameter all but rank 0."""
+    """A replicated gradient; then one that rank 0 alone has, and one that all others have."""
     torch.manual_seed(0)
     values, gradients = torch.randn(2, 8, 6), torch.randn(2, 2, 8, 6)
     gradients[1, 0, : 8 // size], gradients[1, 1, 8 // size :] = 0, 0

@@ -1,4 +1,4 @@
-"""Protects the fused step: the oracle's numbers from few graphs, which no rate, shape or layout compiles anew."""
+"""Protects the fused step: the oracle's numbers, and no recompilation for other shapes."""
 
 import numpy as np
 import pytest
@@ -36,8 +36,8 @@ def check_against_oracle(name, limits=Limits()):
     np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
 
 
-def test_nothing_compiles_anew_for_other_matrices_layouts_and_rates():
-    """A rate on a schedule, as a tensor, weight decay, a GPT's shapes after a square one; what compiled anew would raise."""
+def test_nothing_is_recompiled_for_other_matrices_layouts_and_learning_rates():
+    """Learning rates on a schedule and as tensors, weight decay, shapes after a square one."""
     torch._dynamo.reset()
     shapes = [
         (16, 16),
@@ -129,7 +129,7 @@ def compiles_a_step(w, **options):
 
 
 def test_an_eager_step_leaves_the_settings_of_the_process_alone():
-    """And so does a compiled one whose kernels are there; a user's own compilations may run beside it."""
+    """A user's own compilations may run beside it."""
     from torch.fx.experimental import _config
 
     seen = []

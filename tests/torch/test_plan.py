@@ -1,12 +1,12 @@
-"""Protects the plan of a step: who is stacked with whom, and that stacks get the numbers of one by one."""
+"""Protects the plan of a step: which matrices are stacked, with the numbers of one by one."""
 
 import pytest
 import torch
 
 from celo2.torch import Celo2
+from celo2.torch.gradients import check
 from celo2.torch.kernels import Limits
 from celo2.torch.plan import Numbers, Planner, buckets, read
-from celo2.torch.gradients import check
 from tests.cases import THETA
 
 MATRIX, KERNEL, VECTOR = (12, 20), (6, 4, 3, 3), (9,)
@@ -14,7 +14,7 @@ ONE_BY_ONE = Limits(stack=0)
 
 
 def train(shapes, orthogonalize=True, broken=(), late=(), limits=Limits(), **options):
-    """Parameters and optimizer after six steps; `broken` had one infinite gradient, `late` none in the first step."""
+    """After six steps; `broken` had one gradient of inf, `late` none in the first step."""
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     optimizer = Celo2(
@@ -55,7 +55,7 @@ def stack_sizes(optimizer, limits=Limits()):
 @pytest.mark.parametrize("orthogonalize", [True, False])
 @pytest.mark.parametrize("shape", [MATRIX, MATRIX[::-1], KERNEL, VECTOR])
 def test_a_stack_moves_as_each_by_itself(shape, orthogonalize, state_dtype):
-    """With one that skips a step and one that begins later, so that their counts of steps differ."""
+    """With one that skips a step and one that begins later: their counts of steps differ."""
     case = {"orthogonalize": orthogonalize, "broken": {1}, "late": {2}, "state_dtype": state_dtype}
     together, optimizer = train([shape] * 4, **case)
     assert stack_sizes(optimizer) == [4]

@@ -1,4 +1,4 @@
-"""Protects the fast step by the readable one: parameters and state, step by step, for any layout and axes."""
+"""Protects the fast step by the readable one: parameters and state, in any layout, step by step."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Protects the eager step: the numbers of the oracle in any tile size and layout, within a bound of memory and time."""
+"""Protects the eager step: the oracle's numbers for any tiles and layout, in bounded memory."""
 
 import copy
 
@@ -101,7 +101,7 @@ def test_every_finite_gradient_gives_a_finite_step(seed, exponent, spread):
 @pytest.mark.parametrize("shape", [(64, 96), (128, 512), (256, 256)])
 @pytest.mark.parametrize("kind", ["random", "common mean", "six decades", "rank eight"])
 def test_newton_schulz_is_that_of_the_rule_in_float64(kind, shape):
-    """Also where singular values span decades, which the Gram matrix squares. Those of random matrices go to about one."""
+    """Also where singular values span decades; those of random matrices go to about one."""
     torch.manual_seed(0)
     a, b = shape
     d = torch.randn(a, b)
@@ -146,7 +146,7 @@ TILES = 48 * 4 * Limits().tile
 @pytest.mark.parametrize("shape", [(2048, 2048), (4096, 1024), (2048, 64, 64)])
 @pytest.mark.parametrize("orthogonalize", [True, False])
 def test_temporaries_are_the_step_of_one_matrix_small_gram_matrices_and_tiles(shape, orthogonalize):
-    """One copy of the largest matrix and tiles; Newton-Schulz adds two Gram matrices, or four that are small."""
+    """A copy of the largest matrix, tiles, and two Gram matrices, or four that are small."""
     p = torch.nn.Parameter(torch.randn(shape))
     optimizer = Celo2(
         [{"params": [p], "axes": (-1, -2)}],
@@ -187,7 +187,7 @@ EXPERTS = {"axes": (2, 1), "rule": "celo2"}
 
 
 def after_zero_gradients(**options):
-    """Three experts, of which the second gets no gradient after the first step: (parameter, before, state, before)."""
+    """Of three experts of which the second had no gradient: values and state, after and before."""
     torch.manual_seed(0)
     p = torch.nn.Parameter(torch.randn(3, 6, 5))
     optimizer = Celo2([{"params": [p], **EXPERTS}], lr=0.1, theta=THETA, **options)
