@@ -49,6 +49,9 @@ PAIRS = (
 )
 """Optimizers that are compared turn by turn as well, which cancels what slows the machine down for a while."""
 
+AT_LEAST = {("naive-no-ns", "celo2-no-ns"): 10.0}
+"""Ratios that a run should reach: the fused step without Newton-Schulz, whose time both share."""
+
 
 def load(path: Path) -> list[Setting]:
     """What runs saved; nothing where there were none. Exits with a message if the file is something else."""
@@ -100,14 +103,14 @@ def table(setting: Setting) -> Table:
 
 
 def paired(setting: Setting) -> Table:
-    """Of pairs, the median of the ratios of each turn beside the ratio of medians."""
-    out = Table("pair", "ratio of medians", "median of ratios", box=SIMPLE)
+    """Return, per pair, the median of the ratios of each turn beside the ratio of medians."""
+    out = Table("pair", "ratio of medians", "median of ratios", "at least", box=SIMPLE)
     for a, b in ((setting.of(a), setting.of(b)) for a, b in PAIRS):
         if a and b:
             ratios = [x / y for x, y in zip(a.seconds, b.seconds, strict=True)]
-            out.add_row(
-                f"{a.optimizer} / {b.optimizer}", ratio(a, b), f"{statistics.median(ratios):.2f}"
-            )
+            median, bound = statistics.median(ratios), AT_LEAST.get((a.optimizer, b.optimizer))
+            check = "" if bound is None else f"{bound:g}: {'yes' if median >= bound else 'no'}"
+            out.add_row(f"{a.optimizer} / {b.optimizer}", ratio(a, b), f"{median:.2f}", check)
     return out
 
 
