@@ -29,7 +29,9 @@ def idx(path: Path) -> np.ndarray:
     header = 4 + 4 * rank
     shape = struct.unpack(f">{rank}I", content[4:header])
     if len(content) != header + int(np.prod(shape)):
-        raise InputError(f"{path} should hold {shape} bytes and holds {len(content) - header}; take it from its source again")
+        raise InputError(
+            f"{path} should hold {shape} bytes and holds {len(content) - header}; take it from its source again"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
@@ -41,8 +43,12 @@ def cifar_binary(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     """
     for path in paths:
         if path.stat().st_size % CIFAR_RECORD or not path.stat().st_size:
-            raise InputError(f"{path} is not made of records of {CIFAR_RECORD} bytes; give CIFAR-10's binary version")
-    records = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, CIFAR_RECORD) for path in paths])
+            raise InputError(
+                f"{path} is not made of records of {CIFAR_RECORD} bytes; give CIFAR-10's binary version"
+            )
+    records = np.concatenate(
+        [np.fromfile(path, np.uint8).reshape(-1, CIFAR_RECORD) for path in paths]
+    )
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), records[:, 0].copy()
 
@@ -67,5 +73,7 @@ def svhn_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
         content = loadmat(path)
         x, y = content["X"], content["y"]
     except (KeyError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{path} is not SVHN's cropped digits ({error}); give train_32x32.mat or test_32x32.mat") from error
+        raise InputError(
+            f"{path} is not SVHN's cropped digits ({error}); give train_32x32.mat or test_32x32.mat"
+        ) from error
     return np.ascontiguousarray(x.transpose(3, 0, 1, 2)), (y.reshape(-1) % 10).astype(np.uint8)

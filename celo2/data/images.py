@@ -67,7 +67,12 @@ class Source:
     parts: Callable[[Path], list[bytes]]
 
 
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 CIFAR_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 
 
@@ -80,14 +85,18 @@ def _one(folder: Path, *names: str) -> Path:
 
 
 def _idx_folder(folder: Path) -> tuple[Images, Images]:
-    arrays = [idx(_one(folder, name, f"{name}.gz", name.replace("-idx", ".idx"))) for name in IDX_FILES]
+    arrays = [
+        idx(_one(folder, name, f"{name}.gz", name.replace("-idx", ".idx"))) for name in IDX_FILES
+    ]
     return Images(arrays[0][..., None], arrays[1]), Images(arrays[2][..., None], arrays[3])
 
 
 def _idx_parts(folder: Path) -> list[bytes]:
     """The four raw files, rebuilt."""
     return [
-        bytes((0, 0, 8, array.ndim)) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+        bytes((0, 0, 8, array.ndim))
+        + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        + array.tobytes()
         for name in IDX_FILES
         for array in [idx(_one(folder, name, f"{name}.gz", name.replace("-idx", ".idx")))]
     ]
@@ -96,10 +105,16 @@ def _idx_parts(folder: Path) -> list[bytes]:
 def _cifar_folder(folder: Path) -> tuple[Images, Images]:
     """CIFAR's own binary batches, or the PNG rows of the package."""
     if (folder / "train_lables.json").exists():
-        labels = [np.array(json.loads((folder / f"{kind}_lables.json").read_text()), np.uint8) for kind in ("train", "test")]
+        labels = [
+            np.array(json.loads((folder / f"{kind}_lables.json").read_text()), np.uint8)
+            for kind in ("train", "test")
+        ]
         train = np.concatenate([cifar_rows(folder / f"{batch}.png") for batch in CIFAR_BATCHES])
         return Images(train, labels[0]), Images(cifar_rows(folder / "test_batch.png"), labels[1])
-    train, held_out = [folder / f"{batch}.bin" for batch in CIFAR_BATCHES], [folder / "test_batch.bin"]
+    train, held_out = (
+        [folder / f"{batch}.bin" for batch in CIFAR_BATCHES],
+        [folder / "test_batch.bin"],
+    )
     for path in train + held_out:
         _one(folder, path.name)
     return Images(*cifar_binary(train)), Images(*cifar_binary(held_out))
@@ -109,14 +124,18 @@ def _cifar_parts(folder: Path) -> list[bytes]:
     """The six binary batches, rebuilt."""
     train, held_out = _cifar_folder(folder)
     records = [
-        np.concatenate([x.labels[:, None], x.images.transpose(0, 3, 1, 2).reshape(len(x.labels), -1)], 1)
+        np.concatenate(
+            [x.labels[:, None], x.images.transpose(0, 3, 1, 2).reshape(len(x.labels), -1)], 1
+        )
         for x in (train, held_out)
     ]
     return [part.tobytes() for part in (*np.split(records[0], 5), records[1])]
 
 
 def _svhn_folder(folder: Path) -> tuple[Images, Images]:
-    train, held_out = (Images(*svhn_mat(_one(folder, f"{kind}_32x32.mat"))) for kind in ("train", "test"))
+    train, held_out = (
+        Images(*svhn_mat(_one(folder, f"{kind}_32x32.mat"))) for kind in ("train", "test")
+    )
     return train, held_out
 
 
@@ -140,7 +159,12 @@ SOURCES = {
         _idx_parts,
     ),
     "fashion-mnist": Source(
-        Package("debian", "dataset-fashion-mnist", "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0", "MIT"),
+        Package(
+            "debian",
+            "dataset-fashion-mnist",
+            "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+            "MIT",
+        ),
         10,
         "usr/share/datasets/fashion-mnist",
         _idx_folder,
@@ -181,7 +205,11 @@ def load(name: str, path: Path | None = None) -> Dataset:
     source = _source(name)
     dataset = Dataset(name, *source.read(path or _folder(name, source)), source.classes)
     for part in (dataset.train, dataset.held_out):
-        if part.images.ndim != 4 or len(part.images) != len(part.labels) or part.labels.max(initial=0) >= source.classes:
+        if (
+            part.images.ndim != 4
+            or len(part.images) != len(part.labels)
+            or part.labels.max(initial=0) >= source.classes
+        ):
             raise InputError(
                 f"{name} has images {part.images.shape} and labels {part.labels.shape} up to {part.labels.max(initial=0)}; "
                 f"there must be as many labels as images, and {source.classes} classes"

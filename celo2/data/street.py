@@ -22,11 +22,31 @@ from celo2.data.photos import photos
 FONTS = tuple(
     Package("debian", name, sha256, licence)
     for name, sha256, licence in (
-        ("fonts-dejavu-core", "8892669e51aab4dc56682c8e39d8ddb7d70fad83c369344e1e240bf3ca22bb76", "Bitstream Vera"),
-        ("fonts-liberation2", "35ffaa54f117e633e89a5da89af235a073b34dbe582726fbf6989568f7fd9bda", "OFL-1.1"),
-        ("fonts-lato", "86f50af146a7df9eca4e69f0262e73e708908435ebfa833df797adfa08843bc5", "OFL-1.1"),
-        ("fonts-open-sans", "ed8c4258af6c23e5105fa18940544f060f3c9664fbe881f25130fe0c65bc1485", "Apache-2.0"),
-        ("fonts-freefont-ttf", "4ca1c21ebc479198a3a5879d236c8317d6f7b2f1c403f7890e24c02eead05615", "GPL-3 with font exception"),
+        (
+            "fonts-dejavu-core",
+            "8892669e51aab4dc56682c8e39d8ddb7d70fad83c369344e1e240bf3ca22bb76",
+            "Bitstream Vera",
+        ),
+        (
+            "fonts-liberation2",
+            "35ffaa54f117e633e89a5da89af235a073b34dbe582726fbf6989568f7fd9bda",
+            "OFL-1.1",
+        ),
+        (
+            "fonts-lato",
+            "86f50af146a7df9eca4e69f0262e73e708908435ebfa833df797adfa08843bc5",
+            "OFL-1.1",
+        ),
+        (
+            "fonts-open-sans",
+            "ed8c4258af6c23e5105fa18940544f060f3c9664fbe881f25130fe0c65bc1485",
+            "Apache-2.0",
+        ),
+        (
+            "fonts-freefont-ttf",
+            "4ca1c21ebc479198a3a5879d236c8317d6f7b2f1c403f7890e24c02eead05615",
+            "GPL-3 with font exception",
+        ),
     )
 )
 COUNT, CHUNK = 20_000, 1_000
@@ -92,10 +112,16 @@ def _chunks() -> list[Path]:
 def _faces() -> list[Path]:
     """The upright text faces of the font packages."""
     paths = sorted(path for package in FONTS for path in unpacked(package).rglob("*.ttf"))
-    return [path for path in paths if not any(word in path.stem for word in ("Italic", "Oblique", "Thin", "Hairline"))]
+    return [
+        path
+        for path in paths
+        if not any(word in path.stem for word in ("Italic", "Oblique", "Thin", "Hairline"))
+    ]
 
 
-def _digit(rng: np.random.Generator, label: int, faces: list[Path], grey: list[np.ndarray]) -> np.ndarray:
+def _digit(
+    rng: np.random.Generator, label: int, faces: list[Path], grey: list[np.ndarray]
+) -> np.ndarray:
     """One image (8, 8, 3) uint8."""
     ground = _ground(rng, grey)
     mask = _warped(rng, _text(rng, label, faces))
@@ -105,7 +131,9 @@ def _digit(rng: np.random.Generator, label: int, faces: list[Path], grey: list[n
         ground = ground * (1 - rng.uniform(0.2, 0.6) * shadow)
     alpha = rng.uniform(0.75, 1.0) * mask[..., None]
     picture = Image.fromarray(np.clip(ground + alpha * (ink - ground), 0, 255).astype(np.uint8))
-    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.9))).resize((IMAGE, IMAGE), Image.Resampling.BOX)
+    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.9))).resize(
+        (IMAGE, IMAGE), Image.Resampling.BOX
+    )
     noisy = np.asarray(picture, np.float32) + rng.normal(0, rng.uniform(0, 6), (IMAGE, IMAGE, 3))
     # bilinear without antialiasing from 32 to 8 is the mean of the middle two pixels of every four
     small = sum(noisy[i :: IMAGE // KEPT, j :: IMAGE // KEPT] for i in (1, 2) for j in (1, 2)) / 4
@@ -142,7 +170,13 @@ def _text(rng: np.random.Generator, label: int, faces: list[Path]) -> Image.Imag
     pen.text((middle, middle), str(label), 255, face, anchor="mm")
     for side, anchor in ((-1, "rm"), (1, "lm")):
         if rng.random() < 0.6:
-            pen.text((middle + side * (half + rng.uniform(0.5, 4)), middle), str(rng.integers(10)), 255, face, anchor=anchor)
+            pen.text(
+                (middle + side * (half + rng.uniform(0.5, 4)), middle),
+                str(rng.integers(10)),
+                255,
+                face,
+                anchor=anchor,
+            )
     return image
 
 
@@ -150,8 +184,12 @@ def _warped(rng: np.random.Generator, image: Image.Image) -> np.ndarray:
     """Turned, widened and sheared about the middle; (48, 48) in [0, 1]."""
     turn = np.deg2rad(rng.normal(0, 6))
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    inverse = np.linalg.inv(rotation @ [[1, rng.normal(0, 0.08)], [0, 1]] @ np.diag([rng.uniform(0.85, 1.2), 1]))
+    inverse = np.linalg.inv(
+        rotation @ [[1, rng.normal(0, 0.08)], [0, 1]] @ np.diag([rng.uniform(0.85, 1.2), 1])
+    )
     shift = CANVAS / 2 - inverse @ [CANVAS / 2, CANVAS / 2]
     coefficients = (*inverse[0], shift[0], *inverse[1], shift[1])
-    turned = image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    turned = image.transform(
+        image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    )
     return np.asarray(turned, np.float32) / 255

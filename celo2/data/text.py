@@ -32,12 +32,17 @@ class Text(NamedTuple):
 def standard_library() -> Text:
     """Source of the standard library without its tests; every tenth file is held out."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(path for path in root.rglob("*.py") if not EXCLUDED.intersection(path.relative_to(root).parts))
+    paths = sorted(
+        path
+        for path in root.rglob("*.py")
+        if not EXCLUDED.intersection(path.relative_to(root).parts)
+    )
     every = round(1 / HELD_OUT)
     held_out = [path for i, path in enumerate(paths) if i % every == 0]
     train = [path for i, path in enumerate(paths) if i % every]
     return Text(
-        "Python standard library", *(_bytes(b"\n".join(path.read_bytes() for path in part)) for part in (train, held_out))
+        "Python standard library",
+        *(_bytes(b"\n".join(path.read_bytes() for path in part)) for part in (train, held_out)),
     )
 
 
@@ -50,14 +55,20 @@ def from_file(path: Path) -> Text:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the text {path} ({error.strerror}); give a readable file") from error
+        raise InputError(
+            f"cannot read the text {path} ({error.strerror}); give a readable file"
+        ) from error
     if len(content) < MINIMUM:
-        raise InputError(f"the text {path} has {len(content)} bytes; give one of at least {MINIMUM}")
+        raise InputError(
+            f"the text {path} has {len(content)} bytes; give one of at least {MINIMUM}"
+        )
     cut = int(len(content) * (1 - HELD_OUT))
     return Text(path.name, _bytes(content[:cut]), _bytes(content[cut:]))
 
 
-def windows(data: np.ndarray, generator: np.random.Generator, size: int, context: int) -> np.ndarray:
+def windows(
+    data: np.ndarray, generator: np.random.Generator, size: int, context: int
+) -> np.ndarray:
     """Random windows (size, context + 1), int64."""
     starts = generator.integers(len(data) - context - 1, size=size)
     return data[starts[:, None] + np.arange(context + 1)].astype(np.int64)

@@ -87,7 +87,7 @@ def scale_by_celo2(
 
         states = jax.tree.map(init_leaf, params, _axes_tree(axes, params))
         trees = _unzip(params, states, len(ParameterState._fields))
-        return ScaleByCelo2State(*trees, jnp.zeros((), jnp.int32))
+        return ScaleByCelo2State._make([*trees, jnp.zeros((), jnp.int32)])
 
     def update(
         updates: Any,
@@ -114,7 +114,7 @@ def scale_by_celo2(
         steps, finite, *trees = _unzip(updates, results, 2 + len(ParameterState._fields))
         for is_finite in jax.tree.leaves(finite):
             skipped = skipped + ~is_finite
-        return steps, ScaleByCelo2State(*trees, skipped)
+        return steps, ScaleByCelo2State._make([*trees, skipped])
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -182,6 +182,5 @@ def _changed(part: Any, path: list[str], name: str, value: Any) -> Any:
     choices = get_args(kinds[first]) if get_origin(kinds[first]) is Literal else ()
     if choices and value not in choices:
         raise InputError(f"{name} is {value!r}; take one of {', '.join(choices)}")
-    return replace(
-        part, **{first: _changed(getattr(part, first), rest, name, value) if rest else value}
-    )  # type: ignore[type-var]
+    changed = _changed(getattr(part, first), rest, name, value) if rest else value
+    return replace(part, **{first: changed})  # type: ignore[type-var]

@@ -53,10 +53,11 @@ def unpack(xp: Any, views: Sequence[MatrixView], state: ParameterState) -> Itera
         rows, columns = _lengths(view, second_moment.shape)
         r = state.row_moments[:, row : row + rows]
         c = state.column_moments[:, column : column + columns]
-        if view.is_vector:
-            factored = (r.reshape(k, 1, b),)
-        else:
-            factored = (r.reshape(k, *batch, a, 1), c.reshape(k, *batch, 1, b))
+        factored = (
+            (r.reshape(k, 1, b),)
+            if view.is_vector
+            else (r.reshape(k, *batch, a, 1), c.reshape(k, *batch, 1, b))
+        )
         yield Accumulators(momentum, second_moment, factored)
         row, column = row + rows, column + columns
 

@@ -30,8 +30,8 @@ class Inputs(NamedTuple):
     """Second moment V."""
     s: Array
     """1/sqrt(V)"""
-    factors: Sequence[Sequence[Array]]
-    """Arrays (one per i) whose product is F_i, the factored 1/sqrt of the second moment."""
+    factors: Sequence[Array]
+    """Arrays (k, ...) whose product is F_i, the factored 1/sqrt of the second moment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Feature:
         return [f"{self.name} {decay}" for decay in getattr(spec, self.decays)]
 
 
-def _times_factors(x: Sequence[Array], factors: Sequence[Sequence[Array]]) -> list[Array]:
+def _times_factors(x: Sequence[Array], factors: Sequence[Array]) -> list[Array]:
     """Return x_i F_i."""
     result = list(x)
     for each in factors:
@@ -168,7 +168,7 @@ def plain_channels(
 
 
 def factored_channels(
-    xp: Any, spec: Spec, m: Sequence[Array], factors: Sequence[Sequence[Array]], g: Array
+    xp: Any, spec: Spec, m: Sequence[Array], factors: Sequence[Array], g: Array
 ) -> list[Array]:
     """Return the channels of entries that are multiplied by F_i, of a matrix or of a tile of one.
 

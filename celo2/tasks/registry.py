@@ -65,7 +65,10 @@ def full_family(name: str) -> TaskFamily:
 
 
 def small_sets(
-    which: Literal["offline", "published"], seed: int, paths: Mapping[str, Path], color: bool = False
+    which: Literal["offline", "published"],
+    seed: int,
+    paths: Mapping[str, Path],
+    color: bool = False,
 ) -> list[LabeledSet]:
     """Load four sets of ten classes, 8x8 pixels: those of the paper, or four that need no download.
 

@@ -55,7 +55,7 @@ def _number(key: str, value: Any) -> float | Tensor:
         if not value >= 0:
             raise InputError(f"lr is {value!r}; it must be a number that is not negative")
         return value
-    if not isinstance(value, Real) or not value >= 0:
+    if not isinstance(value, Real) or not float(value) >= 0:
         raise InputError(f"{key} is {value!r}; it must be a number that is not negative")
     return value if type(value) is int else float(value)  # NumPy's float64 is a float, too
 

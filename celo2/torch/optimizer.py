@@ -8,7 +8,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,18 @@ from celo2.torch.param_groups import (
 from celo2.torch.plan import Parameter, Planner, read
 from celo2.torch.state import check_shapes, check_theta, fresh_state, restore_state_dtypes
 from celo2.torch.update import update_parameters
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _not_traced(function: Function) -> Function:
+    """Keep Dynamo out of a function.
+
+    It would trace the plan of a step, which is data about tensors and no graph: kernels are
+    compiled by themselves. `torch.compiler.disable` alone would hide the signature from type
+    checkers.
+    """
+    return torch.compiler.disable(function)  # type: ignore[return-value]
 
 
 class Celo2(Optimizer):
@@ -172,9 +184,7 @@ class Celo2(Optimizer):
             routes.append(dataclasses.replace(route, name=name, rule=group["rule"], why=why))
         return Routing(routes)
 
-    # Dynamo would trace the plan of a step, which is data about tensors and no graph: kernels are
-    # compiled by themselves.
-    @torch.compiler.disable
+    @_not_traced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update all parameters that have a gradient.

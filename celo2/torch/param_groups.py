@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from celo2.errors import InputError
 from celo2.parameters.routing import ADAMW, CELO2, Override, Route, check_rule, overridden
@@ -83,11 +83,11 @@ def whole_model(groups: Sequence[dict[str, Any]], orthogonalize: bool) -> WholeM
     if not orthogonalize or any(group.get("rule") is not None for group in groups):
         return WholeModel()
     params = [group.get("params") for group in groups]
-    if all(isinstance(each, nn.Module) for each in params):
-        matrices = sum(
-            p.ndim > 1 for module in params for p in module.parameters() if not _is_lazy(p)
-        )
-        return WholeModel(last_module=params[-1] if matrices > 1 else None)
+    modules = [each for each in params if isinstance(each, nn.Module)]
+    if len(modules) == len(params):
+        tensors = [p for module in modules for p in module.parameters()]
+        matrices = sum(p.ndim > 1 for p in tensors if not is_lazy(p))
+        return WholeModel(last_module=modules[-1] if matrices > 1 else None)
     unnamed = [p for group in groups for p in _unnamed(group)]
     ends = {id(unnamed[i]): why for i, why in ends_by_order(unnamed).items()}
     _warn_of_guesses(unnamed, ends)
@@ -105,7 +105,7 @@ def _unnamed(group: dict[str, Any]) -> list[Tensor]:
     ):
         return []
     items = [params] if isinstance(params, Tensor) else params
-    return [p for p in items if isinstance(p, Tensor) and not _is_lazy(p)]
+    return [p for p in items if isinstance(p, Tensor) and not is_lazy(p)]
 
 
 def _warn_of_guesses(unnamed: Sequence[Tensor], ends: Mapping[int, str]) -> None:
@@ -157,10 +157,9 @@ def _named(group: dict[str, Any], params: Any) -> list[tuple[str | None, Tensor]
         raise InputError(
             f"a group has {len(items)} params and {len(names)} param_names; give a name for each"
         )
-    named = [
-        item if isinstance(item, tuple) else (name, item)
-        for name, item in zip(names, items, strict=True)
-    ]
+    named: list[tuple[str | None, Tensor]] = []
+    for name, item in zip(names, items, strict=True):
+        named.append(item if isinstance(item, tuple) else (name, item))
     for _, p in named:
         if not isinstance(p, Tensor):
             raise InputError(
@@ -300,7 +299,7 @@ def is_one_of_several() -> bool:
 
 def check_parameter(p: Tensor, name: str) -> None:
     """Raise InputError if a parameter cannot be optimized."""
-    if _is_lazy(p):
+    if is_lazy(p):
         raise InputError(
             f"{name} has no shape yet (a lazy module); "
             "run the model once before making the optimizer"
@@ -330,7 +329,3 @@ def check_unchanged(p: Tensor, name: str, shape: tuple[int, ...]) -> None:
 def is_fsdp1(p: Tensor) -> bool:
     """Return whether FullyShardedDataParallel has flattened a parameter; it marks those it has."""
     return getattr(p, "_fsdp_flattened", False)
-
-
-def _is_lazy(p: Any) -> bool:
-    return isinstance(p, UninitializedTensorMixin)

