@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import celo2
+from celo2.files import write
 from celo2.theta import load_theta
 
 
@@ -48,7 +49,4 @@ def cpu_name() -> str:
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write JSON in one go, so that there is never half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    write(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -6,14 +6,14 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer, _muon
+from torch.optim import AdamW, Muon, Optimizer
 
 from benchmarks.optimizer_step.models import draw_gradients
 from celo2 import rule
+from celo2.evaluate.torch_demo.muon import Float32Muon
 from celo2.parameters.routing import CELO2
 from celo2.parameters.views import MatrixAxes, MatrixView, matrix_views
 from celo2.theta import load_theta
@@ -86,29 +86,6 @@ def as_matrix(p: Tensor) -> Tensor:
     matrix = nn.Parameter(p.detach().flatten(1))
     matrix.grad = p.grad.flatten(1)
     return matrix
-
-
-class Float32Muon(Muon):
-    """PyTorch's Muon but for the dtype of Newton-Schulz."""
-
-    def step(self, closure: Any = None) -> Any:
-        """One step."""
-        with mock.patch.object(_muon, "_zeropower_via_newtonschulz", newton_schulz_float32):
-            return super().step(closure)
-
-
-def newton_schulz_float32(
-    grad: Tensor, ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float
-) -> Tensor:
-    """PyTorch's function without its cast to bfloat16: the same products, as often."""
-    a, b, c = ns_coefficients
-    tall = grad.shape[0] > grad.shape[1]
-    x = grad.float().T if tall else grad.float()
-    x = x / x.norm().clamp(min=eps)
-    for _ in range(ns_steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
 
 
 class Naive(Optimizer):

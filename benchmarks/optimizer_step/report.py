@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from benchmarks.optimizer_step.measure import Measurement, Setting
 from benchmarks.provenance import save
+from celo2.files import write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -149,10 +150,10 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
         plot.invert_yaxis()
     axes[0, 0].set_xlim(min(extremes) / 2.5, max(extremes) * 2.5)
     axes[0, 0].xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    temporary = path.with_suffix(".part.png")
-    figure.savefig(temporary, dpi=130)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
     plt.close(figure)
-    os.replace(temporary, path)
+    write(path, content.getvalue())
 
 
 def markdown(settings: Sequence[Setting]) -> str:

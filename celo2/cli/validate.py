@@ -71,7 +71,8 @@ def table(
     """Return held-out losses and their ratios to the better baseline, the best mean first."""
     means = {name: sum(mine.values()) / len(mine) for name, mine in ratios.items()}
     caption = "held-out loss, mean and deviation over seeds, and ratio to the better tuned baseline"
-    out = Table("", *problems, "mean ratio", caption=caption)
+    titles = [problem.replace("-", " ") for problem in problems]  # they wrap at blanks
+    out = Table("", *titles, "mean ratio", caption=caption)
     for name in sorted(means, key=means.__getitem__):
         cells = []
         for problem in problems:

@@ -1,12 +1,13 @@
-"""Where a meta-training run keeps its state: replaced as a whole, never half-written, bound to its configuration."""
+"""The folder of a meta-training run: its state is replaced at once, bound to its configuration."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
-import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,18 +16,24 @@ import jax
 import numpy as np
 
 from celo2.errors import InputError
+from celo2.files import append_line, write, write_json
 from celo2.meta.config import MetaConfig
 from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
 
 State = TypeVar("State")
 
+REMEDY = "delete its folder, or give another"
+
 
 class Checkpoint:
-    """`state.npz`, `config.json` and `metrics.jsonl` of one run. All processes read it, the first one writes.
+    """`state.npz`, `config.json` and `metrics.jsonl` of one run.
+
+    All processes read it, the first one writes.
 
     Raises:
-        InputError: the directory holds a run of another configuration or on other data; the message names the differences.
+        InputError: the directory holds a run of another configuration or on other data, which the
+            message names; or a file of it is damaged.
     """
 
     def __init__(self, directory: Path, config: MetaConfig, families: Sequence[TaskFamily]) -> None:
@@ -36,34 +43,39 @@ class Checkpoint:
         path = directory / "config.json"
         new = settings(config) | {"data": _fingerprint(families)}
         if path.exists():
-            # A setting that the run's version did not have yet was what is the default now.
-            old = settings(MetaConfig(estimator=type(config.estimator)())) | json.loads(
-                path.read_text()
-            )
+            # Settings added since this run was saved are assumed to have had today's default.
+            old = settings(MetaConfig(estimator=type(config.estimator)())) | _read_config(path)
             changed = [
                 f"{key} was {old.get(key, 'absent')}, now {new.get(key, 'absent')}"
                 for key in sorted({*old, *new})
                 if old.get(key) != new.get(key)
             ]
             if changed:
+                differences = "; ".join(changed)
                 raise InputError(
-                    f"{directory} holds a run with another configuration ({'; '.join(changed)}); give another --out"
+                    f"{directory} holds a run with another configuration ({differences}); "
+                    "give another folder"
                 )
         elif self._writes:
-            directory.mkdir(parents=True, exist_ok=True)
-            _replace(path, json.dumps(new, indent=2).encode())
+            write_json(path, new)
 
     def restore(self, state: State) -> tuple[State, float]:
-        """(the saved state in the structure of `state`, seconds spent so far), or `state` itself where none was saved."""
+        """Return the saved state in the structure of `state`, and the seconds spent so far.
+
+        Where none was saved, `state` itself is returned.
+
+        Raises:
+            InputError: the saved state is damaged.
+        """
         if not self._state.exists():
             if self._writes:
                 self._metrics.unlink(missing_ok=True)
             return state, 0.0
-        with np.load(self._state) as file:
-            saved = jax.tree_util.tree_map_with_path(
-                lambda path, _: file[jax.tree_util.keystr(path)], state
-            )
-            iteration, seconds = int(file[".iteration"]), float(file["seconds"])
+        arrays = _read_state(self._state)
+        saved = jax.tree_util.tree_map_with_path(
+            lambda path, _: arrays[jax.tree_util.keystr(path)], state
+        )
+        iteration, seconds = int(arrays[".iteration"]), float(arrays["seconds"])
         if self._writes:
             self._forget_after(iteration)
         return saved, seconds
@@ -71,32 +83,31 @@ class Checkpoint:
     def save(self, state: Any, seconds: float) -> None:
         """Replace the saved state."""
         if self._writes:
-            leaves = {
-                jax.tree_util.keystr(path): np.asarray(leaf)
-                for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-            }
-            temporary = self._state.with_suffix(".part.npz")
-            np.savez(temporary, allow_pickle=False, seconds=np.float64(seconds), **leaves)
-            os.replace(temporary, self._state)
+            arrays = {"seconds": np.float64(seconds)}
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+                arrays[jax.tree_util.keystr(path)] = np.asarray(leaf)
+            content = io.BytesIO()
+            np.savez(content, allow_pickle=False, **arrays)
+            write(self._state, content.getvalue())
 
     def record(self, metrics: dict[str, float]) -> None:
         """Append one line of metrics; null stands for what is not finite."""
         if self._writes:
-            with self._metrics.open("a") as file:
-                finite = {
-                    name: value if math.isfinite(value) else None for name, value in metrics.items()
-                }
-                file.write(json.dumps(finite, allow_nan=False) + "\n")
+            finite = {k: value if math.isfinite(value) else None for k, value in metrics.items()}
+            append_line(self._metrics, finite)
 
     def _forget_after(self, iteration: int) -> None:
         """Drop the metrics of iterations that will be run again."""
         if self._metrics.exists():
-            lines = self._metrics.read_text().splitlines(keepends=True)
-            _replace(self._metrics, "".join(lines[:iteration]).encode())
+            lines = self._metrics.read_bytes().splitlines(keepends=True)
+            write(self._metrics, b"".join(lines[:iteration]))
 
 
 def settings(config: MetaConfig) -> dict[str, Any]:
-    """The configuration as flat JSON: dotted names to numbers, words and lists; the estimator's kind is one of them."""
+    """Return the configuration as flat JSON: dotted names to numbers, words and lists.
+
+    The kind of the estimator is one of them.
+    """
 
     def flat(prefix: str, value: Any) -> dict[str, Any]:
         if not dataclasses.is_dataclass(value):
@@ -112,11 +123,28 @@ def settings(config: MetaConfig) -> dict[str, Any]:
 
 
 def theta_of(directory: Path) -> tuple[Weights, float]:
-    """(theta, seconds spent) as last saved by the run in `directory`."""
-    with np.load(directory / "state.npz") as file:
-        return Weights(**{name: file[f".theta.{name}"] for name in Weights._fields}), float(
-            file["seconds"]
-        )
+    """Return theta and the seconds spent, as last saved by the run in `directory`."""
+    arrays = _read_state(directory / "state.npz")
+    weights = {name: arrays[f".theta.{name}"] for name in Weights._fields}
+    return Weights(**weights), float(arrays["seconds"])
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes().decode())
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise InputError(f"{path} is damaged ({error}); {REMEDY}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no configuration; {REMEDY}")
+    return config
+
+
+def _read_state(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return dict(arrays)
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:  # empty, a pickle, cut
+        raise InputError(f"{path} is damaged ({error}); {REMEDY}") from error
 
 
 def _fingerprint(families: Sequence[TaskFamily]) -> str:
@@ -130,9 +158,3 @@ def _fingerprint(families: Sequence[TaskFamily]) -> str:
     for leaf in leaves:
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

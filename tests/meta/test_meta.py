@@ -319,7 +319,7 @@ def test_other_data_is_refused(tmp_path):
 def test_another_configuration_is_refused_with_the_difference_named(tmp_path):
     next(outer.run(CONFIG, [FAMILY], tmp_path))
     with pytest.raises(
-        InputError, match=r"\(estimator.truncation_length was 10, now 5\); give another --out"
+        InputError, match=r"\(estimator.truncation_length was 10, now 5\); give another folder"
     ):
         next(outer.run(dataclasses.replace(CONFIG, estimator=Unrolled(8, 5)), [FAMILY], tmp_path))
 
