@@ -1,6 +1,6 @@
 """Inner steps a second of meta-training, against a direct vmap of the rule as the paper writes it, and where the time goes.
 
-Run: python benchmarks/meta_speed.py. The naive twin spreads all 30 channels over every matrix, channels last, normalises
+Run: python benchmarks/meta_speed.py. The naive twin spreads all 30 channels over every matrix, channels last, normalizes
 each of them, keeps what backpropagation needs, and leaves the cores to XLA; it computes the same losses and gradients,
 which is checked before anything is timed. To tell the rule's form from the use of the cores, the twin also runs with its
 trajectories spread over them, as meta-training does. All run in one process, taking turns; tables show medians. The
@@ -206,7 +206,7 @@ def no_newton_schulz(xp: Any, spec: Any, d: jax.Array) -> jax.Array:
 
 
 def no_mlp(xp: Any, theta: Weights, layer: rule.Channels, channels: rule.Channels) -> jax.Array:
-    """A direction that needs all channels, normalised, and no MLP."""
+    """A direction that needs all channels, normalized, and no MLP."""
     kinds: Any = [(w, kind) for w, kind in zip(layer, channels, strict=True) if kind]
     return sum(w[..., i, :1][..., None, :] * x for w, kind in kinds for i, x in enumerate(kind))  # type: ignore[return-value]
 
@@ -227,7 +227,7 @@ def no_rule(
 def profile() -> dict[str, dict[str, float]]:
     """Microseconds an inner step with gradients takes of all cores, by what is left of it; and how far from the arithmetic.
 
-    Floating-point operations are XLA's count of the unoptimised program (rematerialisation included); the machine's speed
+    Floating-point operations are XLA's count of the unoptimized program (rematerialization included); the machine's speed
     is that of products of 1024 x 1024 matrices on all devices.
     """
     unrolls = Unrolls(PROFILED)

@@ -89,7 +89,7 @@ def as_matrix(p: Tensor) -> Tensor:
 
 
 class Naive(Optimizer):
-    """The rule as a direct port has it: all 30 channels spread over every matrix, channels last, and normalised one by one.
+    """The rule as a direct port has it: all 30 channels spread over every matrix, channels last, and normalized one by one.
 
     Newton-Schulz is the formula as it stands, in float32; the taps of a convolution are a batch.
     """

@@ -136,8 +136,8 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
         names = [m.optimizer for m in setting.measurements]
         ratios = [m.median / baseline.median for m in setting.measurements]
         extremes += ratios
-        colours = ["C0" if name.startswith("celo2") else "C7" for name in names]
-        bars = plot.barh(names, [r - 1 for r in ratios], left=1, color=colours)
+        colors = ["C0" if name.startswith("celo2") else "C7" for name in names]
+        bars = plot.barh(names, [r - 1 for r in ratios], left=1, color=colors)
         plot.bar_label(bars, [f"{r:.2f}" for r in ratios], padding=3, fontsize=8)
         plot.axvline(1, color="black", lw=0.8)
         plot.set(

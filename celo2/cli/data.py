@@ -67,7 +67,7 @@ def _table() -> Table:
             table.add_row(name, "your own copy, by --path", "", "")
         else:
             here = "yes" if fetched(name) else "no"
-            table.add_row(name, f"{package.registry} {package.name}", here, package.licence)
+            table.add_row(name, f"{package.registry} {package.name}", here, package.license)
     here = "yes" if street.made() else "no"
     table.add_row(STREET, "made here, of type faces over photos", here, "own")
     return table

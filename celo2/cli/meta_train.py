@@ -109,7 +109,7 @@ def train_theta(
     from celo2.tasks.registry import small_sets
     from celo2.theta import Theta, load_theta
 
-    sets = small_sets(config.tasks, config.seed, paths or {}, config.colour)
+    sets = small_sets(config.tasks, config.seed, paths or {}, config.color)
     families = task_families(config, sets)
     devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}"
     images = ", ".join(s.name for s in sets)

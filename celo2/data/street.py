@@ -20,8 +20,8 @@ from celo2.data.packages import Package, cache, unpacked
 from celo2.data.photos import photos
 
 FONTS = tuple(
-    Package("debian", name, sha256, licence)
-    for name, sha256, licence in (
+    Package("debian", name, sha256, terms)
+    for name, sha256, terms in (
         (
             "fonts-dejavu-core",
             "8892669e51aab4dc56682c8e39d8ddb7d70fad83c369344e1e240bf3ca22bb76",
@@ -64,8 +64,8 @@ class Digits(NamedTuple):
     labels: np.ndarray
 
 
-def street_digits(colour: bool = False) -> LabeledSet:
-    """20,000 digits, float32 (n, 64), or (n, 192) in colour, in [0, 1]; made at the first call and kept in the cache.
+def street_digits(color: bool = False) -> LabeledSet:
+    """20,000 digits, float32 (n, 64), or (n, 192) in color, in [0, 1]; made at the first call and kept in the cache.
 
     Raises:
         InputError: the type faces cannot be had.
@@ -74,7 +74,7 @@ def street_digits(colour: bool = False) -> LabeledSet:
         pass
     images = np.concatenate([np.load(path)["images"] for path in _chunks()])
     labels = np.concatenate([np.load(path)["labels"] for path in _chunks()])
-    shown = images.astype(np.float32) if colour else images.mean(-1, dtype=np.float32)
+    shown = images.astype(np.float32) if color else images.mean(-1, dtype=np.float32)
     return LabeledSet("street digits", shown.reshape(len(images), -1) / 255, labels, CLASSES)
 
 
@@ -82,9 +82,9 @@ def make() -> Iterator[int]:
     """Make what the cache lacks, yielding the number of digits there so far; goes on after an interruption."""
     missing = [i for i, path in enumerate(_chunks()) if not path.exists()]
     if missing:
-        faces, grey = _faces(), photos()
+        faces, gray = _faces(), photos()
         for i in missing:
-            digits = draw(np.random.default_rng((SEED, i)), CHUNK, faces, grey)
+            digits = draw(np.random.default_rng((SEED, i)), CHUNK, faces, gray)
             path = _chunks()[i]
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(f".{os.getpid()}.part.npz")
@@ -99,10 +99,10 @@ def made() -> bool:
     return all(path.exists() for path in _chunks())
 
 
-def draw(rng: np.random.Generator, count: int, faces: list[Path], grey: list[np.ndarray]) -> Digits:
+def draw(rng: np.random.Generator, count: int, faces: list[Path], gray: list[np.ndarray]) -> Digits:
     """So many digits, balanced at random over the ten."""
     labels = rng.integers(CLASSES, size=count).astype(np.uint8)
-    return Digits(np.stack([_digit(rng, int(label), faces, grey) for label in labels]), labels)
+    return Digits(np.stack([_digit(rng, int(label), faces, gray) for label in labels]), labels)
 
 
 def _chunks() -> list[Path]:
@@ -120,10 +120,10 @@ def _faces() -> list[Path]:
 
 
 def _digit(
-    rng: np.random.Generator, label: int, faces: list[Path], grey: list[np.ndarray]
+    rng: np.random.Generator, label: int, faces: list[Path], gray: list[np.ndarray]
 ) -> np.ndarray:
     """One image (8, 8, 3) uint8."""
-    ground = _ground(rng, grey)
+    ground = _ground(rng, gray)
     mask = _warped(rng, _text(rng, label, faces))
     ink = _ink(rng, ground)
     if rng.random() < 0.25:  # a shadow below the digit
@@ -140,10 +140,10 @@ def _digit(
     return np.clip(np.round(small), 0, 255).astype(np.uint8)
 
 
-def _ground(rng: np.random.Generator, grey: list[np.ndarray]) -> np.ndarray:
+def _ground(rng: np.random.Generator, gray: list[np.ndarray]) -> np.ndarray:
     """Wall (48, 48, 3): a tinted level, the texture of a photo patch, and a linear shading."""
     level = 255 * rng.beta(2.3, 2.8) + np.array(TINT) + rng.normal(0, 10, 3)
-    photo = grey[rng.integers(len(grey))]
+    photo = gray[rng.integers(len(gray))]
     top, left = (rng.integers(length - CANVAS) for length in photo.shape)
     patch = 255 * photo[top : top + CANVAS, left : left + CANVAS]
     slopes = rng.normal(0, 12, 2)
@@ -153,7 +153,7 @@ def _ground(rng: np.random.Generator, grey: list[np.ndarray]) -> np.ndarray:
 
 
 def _ink(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
-    """A colour whose mean is at least U(18, 60) away from the wall's, lighter or darker."""
+    """A color whose mean is at least U(18, 60) away from the wall's, lighter or darker."""
     wall, away = ground.mean(), rng.uniform(18, 60)
     room = np.array([wall - away, 255 - wall - away]).clip(0)
     darker = rng.random() < room[0] / max(room.sum(), 1e-9)

@@ -16,7 +16,7 @@ from celo2.tasks.reparametrize import Granularity
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to the tasks: reparametrisation (see `celo2.tasks.reparametrize`) and rare inputs."""
+    """What is done to the tasks: reparametrization (see `celo2.tasks.reparametrize`) and rare inputs."""
 
     alpha: tuple[float, float] = (0.1, 10.0)
     """Range of the scale, log-uniform (the paper's is 1e-3..1e3); (1, 1) turns it off."""
@@ -35,7 +35,7 @@ class MetaConfig:
     augmentation: Augmentation = Augmentation()
     tasks: Literal["offline", "published"] = "offline"
     """Image sets: the four that need no download, or MNIST, Fashion-MNIST, CIFAR-10 and street digits; all at 8x8."""
-    colour: bool = False
+    color: bool = False
     """Three channels instead of their mean, 192 inputs instead of 64."""
     families: tuple[str, ...] = ("mlp",)
     """Networks on those images: see `celo2.meta.families`."""
@@ -52,7 +52,7 @@ class MetaConfig:
     global_clip: float = 1.0
     """Norm to which the mean meta-gradient is clipped."""
     learning_rate: float = 3e-3
-    """Peak outer rate of AdamW(0.9, 0.999)."""
+    """Peak outer learning rate of AdamW(0.9, 0.999)."""
     final_learning_rate: float = 3e-5
     """Where the cosine ends."""
     warmup: int = 20

@@ -27,11 +27,11 @@ class InnerLoop:
 
     spec: Spec = Spec()
     learning_rate: tuple[float, float] = (1e-3, 1e-3)
-    """Range of the peak rate, log-uniform, one draw a trajectory."""
+    """Range of the peak learning rate, log-uniform, one draw per trajectory."""
     cosine: bool = False
-    """Warm-up and cosine over the horizon, as users train, instead of a constant rate."""
+    """Warm-up and cosine over the horizon, as users train, instead of a constant learning rate."""
     adamw_lr_multiplier: float = 20.0
-    """Rate of Adam on vectors over that of the rule on matrices. Celo2-base has the rule on both."""
+    """Learning rate of Adam on vectors over that of the rule on matrices. Celo2-base has the rule on both."""
     horizon: tuple[int, int] = (100, 2000)
     """Inner steps of a trajectory; then it starts anew."""
     horizon_distribution: Literal["log-uniform", "uniform"] = "log-uniform"
@@ -178,7 +178,7 @@ def unroll(
     """As many inner steps as there are keys: (what each reports, of `unlike_muon` if `imitate`; the trajectory after them).
 
     A trajectory that is at its horizon goes on as `fresh`, in the middle of the unroll if need be; none may end twice in
-    one. Each step is rematerialised in the backward pass: keeping only the networks and their accumulators is both smaller
+    one. Each step is rematerialized in the backward pass: keeping only the networks and their accumulators is both smaller
     and, on a CPU, faster than keeping the channels.
     """
 

@@ -16,7 +16,7 @@ REST = 0.1
 
 
 def by_hand(seed: int, spec: Spec, mixture: Mapping[str, float], rest: float = REST) -> Theta:
-    """A pair of ReLU units passes a mixture of normalised features on as relu(x) - relu(-x); the other units are random.
+    """A pair of ReLU units passes a mixture of normalized features on as relu(x) - relu(-x); the other units are random.
 
     `mixture` gives the weight of features of `celo2.rule.FEATURES`; of those with three decays the first, 0.9, is meant.
     """

@@ -196,8 +196,8 @@ def test_street_digits_are_readable_and_the_seed_decides_them(monkeypatch):
     import matplotlib
 
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    faces, grey = [fonts / "DejaVuSans.ttf", fonts / "DejaVuSans-Bold.ttf"], photos()
-    first, again = (street.draw(np.random.default_rng(3), 600, faces, grey) for _ in range(2))
+    faces, gray = [fonts / "DejaVuSans.ttf", fonts / "DejaVuSans-Bold.ttf"], photos()
+    first, again = (street.draw(np.random.default_rng(3), 600, faces, gray) for _ in range(2))
     np.testing.assert_array_equal(first.images, again.images)
     assert first.images.shape == (600, 8, 8, 3)
     assert first.images.dtype == np.uint8

@@ -229,7 +229,7 @@ def test_meta_training_among_the_odd_rules_stays_among_them(tmp_path):
 
 @pytest.mark.parametrize("gradient", [0.3, 1.0])
 def test_the_hand_written_start_is_muons_direction(gradient):
-    """Without the small rest: normalised M_0.9 and so much of normalised G, by hand."""
+    """Without the small rest: normalized M_0.9 and so much of normalized G, by hand."""
     theta = by_hand(0, Spec(), {"M": 1.0, "G": gradient}, rest=0.0).weights
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal((2, 4, 6))

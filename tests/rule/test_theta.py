@@ -56,8 +56,8 @@ def test_shipped_thetas_know_where_they_come_from(name, orthogonalize):
 def test_the_spec_survives_json_and_refuses_other_fields():
     spec = Spec(hidden=4, momentum_decays=(0.5, 0.6, 0.7))
     assert Spec.from_json(spec.to_json()) == spec
-    with pytest.raises(InputError, match=r"unknown fields \['colour'\]"):
-        Spec.from_json(json.dumps({**json.loads(spec.to_json()), "colour": 1}))
+    with pytest.raises(InputError, match=r"unknown fields \['color'\]"):
+        Spec.from_json(json.dumps({**json.loads(spec.to_json()), "color": 1}))
     with pytest.raises(InputError, match="is not JSON"):
         Spec.from_json("{")
 

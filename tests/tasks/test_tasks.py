@@ -61,7 +61,7 @@ def test_an_edge_has_the_orientation_of_its_label():
 
 @pytest.mark.parametrize("granularity", ["network", "tensor", "entry"])
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 10.0, 1e3])
-def test_reparametrisation_keeps_the_function(sets, alpha, granularity):
+def test_reparametrization_keeps_the_function(sets, alpha, granularity):
     plain = ImageMLP(ImageSets.of(sets))
     family = Reparametrize(plain, alpha, alpha, granularity)
     key, batch_key = jax.random.split(jax.random.key(0))
@@ -149,7 +149,7 @@ def test_rare_inputs_are_shown_as_often_as_the_task_says(counted):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("family", SMALL)
 def test_every_family_learns_by_plain_gradient_descent(sets, family, channels):
-    """What all of them promise: a finite loss with a gradient that lowers it, on images in grey and in colour."""
+    """What all of them promise: a finite loss with a gradient that lowers it, on images in gray and in color."""
     colored = [s._replace(images=np.repeat(s.images, channels, 1)) for s in sets]
     made = small_family(family, ImageSets.of(colored))
     key = jax.random.key(0)
