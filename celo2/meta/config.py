@@ -1,4 +1,4 @@
-"""Everything that decides the result of a meta-training run, as data; presets are edits of the default."""
+"""Everything that decides the result of a meta-training run; presets edit the default."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ from celo2.tasks.reparametrize import Granularity
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to the tasks: reparametrization (see `celo2.tasks.reparametrize`) and rare inputs."""
+    """What is done to the tasks: reparametrization and rare inputs."""
 
     alpha: tuple[float, float] = (0.1, 10.0)
     """Range of the scale, log-uniform (the paper's is 1e-3..1e3); (1, 1) turns it off."""
     granularity: Granularity = "network"
     """What one draw is for."""
     rare_inputs: float = 0.0
-    """Largest fraction of a task's pixels that are shown only now and then: see `celo2.tasks.image_sets`."""
+    """Largest fraction of a task's pixels that are rarely shown: see `celo2.tasks.image_sets`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MetaConfig:
-    """One meta-training run: the same configuration and seed give the same theta, bit for bit, on the same devices."""
+    """One meta-training run.
+
+    The same configuration and seed give the same theta, bit for bit, on the same devices.
+    """
 
     inner: InnerLoop = InnerLoop()
     estimator: Unrolled | PES | ES = Unrolled()
     augmentation: Augmentation = Augmentation()
     tasks: Literal["offline", "published"] = "offline"
-    """Image sets: the four that need no download, or MNIST, Fashion-MNIST, CIFAR-10 and street digits; all at 8x8."""
+    """Image sets at 8x8: the four that need no download, or MNIST, Fashion-MNIST, CIFAR-10 and street
+    digits."""
     color: bool = False
     """Three channels instead of their mean, 192 inputs instead of 64."""
     families: tuple[str, ...] = ("mlp",)
     """Networks on those images: see `celo2.meta.families`."""
     train_size: int | None = None
-    """Images that a task trains on, a window of its set and at most half of it; None: all, and none is held out."""
+    """Images that a task trains on, a window of at most half of its set; None: all, none held out."""
     start: Literal["random", "muon-0.3", "muon-1", "adam", "celo2"] = "random"
     """Theta at first: see `celo2.meta.starts`; celo2 is the one that ships with this version."""
     odd: bool = False
@@ -69,7 +73,8 @@ class MetaConfig:
                 raise InputError(f"{name} is {value}; give at least {least}")
         if self.outer_iterations <= self.warmup:
             raise InputError(
-                f"outer_iterations is {self.outer_iterations}; give more than the {self.warmup} of the warm-up"
+                f"outer_iterations is {self.outer_iterations}; "
+                f"give more than the {self.warmup} of the warm-up"
             )
 
 
@@ -107,7 +112,7 @@ def quick(config: MetaConfig) -> MetaConfig:
 
 
 def celo2_base(config: MetaConfig) -> MetaConfig:
-    """The recipe without Newton-Schulz and with the rule on vectors too, from Adam's direction: ships as `celo2-base`."""
+    """Return the recipe of `celo2-base`: no Newton-Schulz, the rule on vectors, Adam as the start."""
     config = celo2(config)
     return replace(
         config,
@@ -117,7 +122,10 @@ def celo2_base(config: MetaConfig) -> MetaConfig:
 
 
 def paper(config: MetaConfig) -> MetaConfig:
-    """The published recipe, but for the length: PES, 8 antithetic pairs a set, alpha 1e-3..1e3, 100,000 outer steps there."""
+    """Return the published recipe but for its 100,000 outer steps.
+
+    PES with 8 antithetic pairs per set, and alpha in 1e-3..1e3.
+    """
     return replace(
         config,
         estimator=PES(trajectories=32),

@@ -1,6 +1,7 @@
-"""Trajectories over devices and processes: JAX's own sharding along one axis; theta and data are on every device.
+"""Trajectories over devices and processes, by JAX's own sharding along one axis.
 
-Nothing moves in an outer iteration but the sum of the meta-gradients, 347 floats, and a few scalars.
+Theta and data are replicated. All that is communicated in an outer step is the sum of the
+meta-gradients, 347 floats, and a few scalars.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ AXIS = "trajectories"
 
 
 def use_cores(*trajectories: int, processes: int = 1) -> None:
-    """Make a device of each core, as many as divide a process's part of all these numbers of trajectories.
+    """Make a device of each core, as many as divide a process's part of the trajectories.
 
-    XLA's own threads share out single products, which are too small here to gain by it; trajectories of its own keep a core
-    busy. Who says how many CPU devices there are (XLA_FLAGS, JAX_NUM_CPU_DEVICES) is obeyed, and so are the
-    devices of a program that has used JAX before.
+    XLA's own threads divide single products, which are too small here to gain by it, while a core
+    with trajectories of its own is busy. A stated number of CPU devices (XLA_FLAGS,
+    JAX_NUM_CPU_DEVICES) is respected, and so are the devices of a program that has used JAX
+    before.
 
     Raises:
         InputError: trajectories do not divide over the processes.
@@ -34,7 +36,8 @@ def use_cores(*trajectories: int, processes: int = 1) -> None:
     for number in trajectories:
         if number % processes:
             raise InputError(
-                f"{number} trajectories do not divide over {processes} processes; give a multiple of {processes}"
+                f"{number} trajectories do not divide over {processes} processes; "
+                f"give a multiple of {processes}"
             )
     if (
         "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
@@ -60,7 +63,8 @@ class Devices:
         devices = jax.devices()
         if trajectories % len(devices):
             raise InputError(
-                f"{trajectories} trajectories do not divide over {len(devices)} devices; give a multiple of {len(devices)}, "
+                f"{trajectories} trajectories do not divide over {len(devices)} devices; "
+                f"give a multiple of {len(devices)}, "
                 "or on a CPU another number of devices by JAX_NUM_CPU_DEVICES"
             )
         mesh = Mesh(np.array(devices), (AXIS,))

@@ -23,7 +23,7 @@ ADAM_EPSILON = 1e-8
 
 @dataclasses.dataclass(frozen=True)
 class InnerLoop:
-    """How networks are trained during meta-training (static under jit). Defaults are the published ones."""
+    """How networks are trained during meta-training, static under jit; defaults are the paper's."""
 
     spec: Spec = Spec()
     learning_rate: tuple[float, float] = (1e-3, 1e-3)
@@ -31,19 +31,19 @@ class InnerLoop:
     cosine: bool = False
     """Warm-up and cosine over the horizon, as users train, instead of a constant learning rate."""
     adamw_lr_multiplier: float = 20.0
-    """Learning rate of Adam on vectors over that of the rule on matrices. Celo2-base has the rule on both."""
+    """Learning rate of Adam on vectors over that of the rule on matrices."""
     horizon: tuple[int, int] = (100, 2000)
     """Inner steps of a trajectory; then it starts anew."""
     horizon_distribution: Literal["log-uniform", "uniform"] = "log-uniform"
     """How a trajectory's horizon is drawn from its range."""
     staggered: bool = True
-    """Whether trajectories first start at step counters of their own, so that they do not all end at once."""
+    """Start trajectories at step counters of their own, so that they do not all end at once."""
     weighting: Literal["uniform", "linear"] = "uniform"
     """Weight of a step in the meta-loss over the horizon: all equal, or growing from 0 to 2."""
     held_out: bool = False
-    """Take the meta-loss on batches that the family holds out, instead of on the training batches."""
+    """Take the meta-loss on batches that the family holds out, not on the training batches."""
     loss_ceiling: float = 1.5 * 2.302585
-    """The meta-loss of a step is clipped here, 1.5 ln(classes): a network that diverged is bad, not infinitely bad."""
+    """The meta-loss of a step is clipped here, at 1.5 ln(classes): divergence is bad, not infinitely so."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("learning_rate", self.learning_rate), ("horizon", self.horizon)):
@@ -54,7 +54,7 @@ class InnerLoop:
 
 
 class Adam(NamedTuple):
-    """Adam on a vector, without bias correction and with epsilon inside the root, as the reference meta-trains."""
+    """Adam on a vector as the authors meta-train: no bias correction, epsilon inside the root."""
 
     first: jax.Array
     second: jax.Array
@@ -81,8 +81,8 @@ class Steps(NamedTuple):
     """Of the step in the meta-loss."""
     ended: jax.Array
     """Whether the trajectory that the unroll began with had ended before this step."""
-    unlike_muon: jax.Array
-    """1 - cosine between the rule's step and Muon's, mean over the matrices; 0 where it was not asked for."""
+    distance_to_muon: jax.Array
+    """1 - cosine between the rule's update and Muon's, mean over the matrices; 0 unless asked for."""
 
 
 def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
@@ -106,7 +106,7 @@ def _log_uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
 
 
 def _statistics(loop: InnerLoop, params: Params) -> dict[str, rule.Accumulators | Adam]:
-    """Of each parameter, by the rule that moves it; who gets which is decided as for users of JAX."""
+    """Return the statistics of each parameter, by the optimizer that updates it, as for JAX users."""
     routes = by_names_and_shapes([(name, p.shape) for name, p in params.items()])
     statistics: dict[str, rule.Accumulators | Adam] = {}
     for (name, p), route in zip(params.items(), routes, strict=True):
@@ -139,10 +139,13 @@ def directions(
     return steps, new
 
 
-def unlike_muon(
+def distance_to_muon(
     loop: InnerLoop, params: Params, steps: Params, statistics: dict, grads: Params
 ) -> jax.Array:
-    """1 - cosine between steps of the rule and those of Muon (Nesterov) at the first decay, mean over the matrices."""
+    """Return 1 - cosine between the rule's updates and Muon's (Nesterov), mean over the matrices.
+
+    Muon's momentum is that of the first decay.
+    """
     spec, distances = loop.spec, []
     for name, p in params.items():
         (part,) = matrix_views(p.shape, MatrixAxes())
@@ -150,7 +153,7 @@ def unlike_muon(
         if isinstance(new, Adam) or part.is_vector:
             continue
         (m, *_), (decay, *_) = new.momentum, spec.momentum_decays
-        # What is imitated is no way for theta to come closer; and where a gradient is zero it has no derivative.
+        # Stop the gradient through the expert, or theta could lower the distance by changing it.
         expert = jax.lax.stop_gradient(
             orthogonalize(jnp, spec, decay * m + (1 - decay) * part.view(jnp, grads[name]))
         )
@@ -175,11 +178,12 @@ def unroll(
     keys: jax.Array,
     imitate: bool = False,
 ) -> tuple[Steps, Trajectory]:
-    """As many inner steps as there are keys: (what each reports, of `unlike_muon` if `imitate`; the trajectory after them).
+    """Take as many inner steps as there are keys; return what each reports and the trajectory.
 
-    A trajectory that is at its horizon goes on as `fresh`, in the middle of the unroll if need be; none may end twice in
-    one. Each step is rematerialized in the backward pass: keeping only the networks and their accumulators is both smaller
-    and, on a CPU, faster than keeping the channels.
+    A trajectory at its horizon is replaced by `fresh`, even in the middle of the unroll; none may end
+    twice in one. With `imitate`, the distance to Muon is reported too. Each step is rematerialized
+    in the backward pass: keeping only the networks and their accumulators is both smaller and, on a
+    CPU, faster than keeping the channels.
     """
 
     @jax.checkpoint
@@ -198,7 +202,9 @@ def unroll(
         if loop.held_out:
             loss = family.evaluate(params, trajectory.model_state, task, held_out_key)["loss"]
         steps, statistics = directions(loop, theta, params, trajectory.statistics, grads)
-        distance = unlike_muon(loop, params, steps, statistics, grads) if imitate else jnp.zeros(())
+        distance = (
+            distance_to_muon(loop, params, steps, statistics, grads) if imitate else jnp.zeros(())
+        )
         progress = (trajectory.step + 0.5) / trajectory.horizon
         rate = trajectory.learning_rate * (warmup_cosine(progress) if loop.cosine else 1.0)
         params = jax.tree.map(lambda p, step: p - rate * step, params, steps)

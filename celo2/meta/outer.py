@@ -1,4 +1,4 @@
-"""The outer loop: theta descends the meta-loss. One iteration is one jitted pure function; the run around it resumes."""
+"""The outer loop: theta descends the meta-loss, one jitted pure function per outer step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
 
 Families = Sequence[TaskFamily]
-"""Task families that theta is learned on together; each has the estimator's trajectories, and all count alike."""
+"""Task families that theta is learned on; each has the estimator's trajectories and equal weight."""
 
 
 class OuterState(NamedTuple):
-    """All that an outer iteration reads and writes. Randomness comes from the seed and `iteration` alone."""
+    """All that an outer step reads and writes; randomness comes from the seed and `iteration` alone."""
 
     theta: Weights
     optimizer: Any
@@ -51,7 +51,10 @@ class Metrics(NamedTuple):
 
 
 def outer_optimizer(config: MetaConfig) -> optax.GradientTransformation:
-    """AdamW under warm-up and cosine, behind a global clip; a gradient that is not finite changes nothing and is counted."""
+    """Return AdamW with warm-up and cosine behind a global clip.
+
+    A gradient that is not finite changes nothing and is counted.
+    """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
         config.learning_rate,
@@ -107,15 +110,17 @@ def outer_iteration(
 def run(
     config: MetaConfig, families: Families, directory: Path, every_seconds: float = 60.0
 ) -> Iterator[Metrics]:
-    """Meta-train, yielding the metrics of each outer iteration; `directory` holds the checkpoint and the metrics.
+    """Meta-train, yielding the metrics of each outer step.
 
-    A run that was cut, at whatever moment, goes on from its last checkpoint to the theta that it would have had, on the same
-    devices bit for bit. Checkpoints are written every `every_seconds`, at the end, and, with one process, when the loop is
-    interrupted or closed. Trajectories are spread over all devices of all processes.
+    `directory` holds the checkpoint and the metrics. A run that was killed, at whatever moment,
+    resumes from its last checkpoint and ends at the theta that it would have had, on the same
+    devices bit for bit. Checkpoints are written every `every_seconds`, at the end, and, with one
+    process, when the loop is interrupted or closed. Trajectories are sharded over all devices of all
+    processes.
 
     Raises:
-        InputError: `directory` holds a run of another configuration, the trajectories do not divide over the devices, or
-            an unroll is longer than the shortest horizon.
+        InputError: `directory` holds a run of another configuration, the trajectories do not divide
+            over the devices, or an unroll is longer than the shortest horizon.
     """
     devices = Devices(config.estimator.trajectories)
     theta = STARTS[config.start](config.seed, config.inner.spec).weights

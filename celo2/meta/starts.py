@@ -1,4 +1,4 @@
-"""Where meta-training starts: a random theta as published, one written by hand that is a known rule already, or `celo2`."""
+"""Where meta-training starts: a random theta, a handcrafted one, or the one that ships."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ REST = 0.1
 """Scale of what the other hidden units add at first, so that they can be learned too."""
 
 
-def by_hand(seed: int, spec: Spec, mixture: Mapping[str, float], rest: float = REST) -> Theta:
-    """A pair of ReLU units passes a mixture of normalized features on as relu(x) - relu(-x); the other units are random.
+def handcrafted(seed: int, spec: Spec, mixture: Mapping[str, float], rest: float = REST) -> Theta:
+    """Return a theta in which a pair of ReLU units passes on a mixture of normalized features.
 
-    `mixture` gives the weight of features of `celo2.rule.FEATURES`; of those with three decays the first, 0.9, is meant.
+    They compute relu(x) - relu(-x); the other units are random.
+
+    `mixture` gives the weights of features by name; of those with several decays the first is
+    meant.
     """
     theta = Theta.random(seed, spec)
     w0, b0, w1, b1, w2, b2 = (np.array(w) for w in theta.weights)
@@ -50,12 +53,13 @@ MIXTURES = {
     "muon-1": {"M": 1.0, "G": 1.0},
     "adam": {"M s": 1.0},
 }
-"""Muon's Nesterov momentum is a mixture of M and G: where gradients are mostly noise, half of G is about its share at
-momentum 0.9, and as much as of M that of a shorter momentum. Adam's direction is M_0.9 / sqrt(V)."""
+"""Muon's Nesterov momentum is a mixture of M and G: where gradients are mostly noise, half of G is
+about its share at momentum 0.9, and as much as of M that of a shorter momentum. Adam's direction is
+M_0.9 / sqrt(V)."""
 
 STARTS: dict[str, Callable[[int, Spec], Theta]] = {
     "random": Theta.random,
     "celo2": shipped,
-    **{name: functools.partial(by_hand, mixture=mixture) for name, mixture in MIXTURES.items()},
+    **{name: functools.partial(handcrafted, mixture=mixture) for name, mixture in MIXTURES.items()},
 }
 """Each makes a theta of (seed, spec)."""

@@ -258,7 +258,7 @@ def test_the_distance_to_muon_is_that_to_the_polar_factor_of_its_nesterov_moment
     u, _, v = np.linalg.svd(0.9 * m + 0.1 * grads["w"], full_matrices=False)
     steps = [u @ v, -u @ v, rng.standard_normal(m.shape)]
     distances = [
-        float(inner.unlike_muon(LOOP, params, {"w": jnp.asarray(x)}, statistics, grads))
+        float(inner.distance_to_muon(LOOP, params, {"w": jnp.asarray(x)}, statistics, grads))
         for x in steps
     ]
     np.testing.assert_allclose(distances[:2], [0, 2], atol=0.05)
@@ -279,7 +279,9 @@ def test_imitation_alone_brings_a_random_theta_towards_muon():
 
     def distance(theta, state):
         return float(
-            unroll(theta, state, jax.random.split(jax.random.key(9), (4, 5))).unlike_muon.mean()
+            unroll(
+                theta, state, jax.random.split(jax.random.key(9), (4, 5))
+            ).distance_to_muon.mean()
         )
 
     @jax.jit

@@ -22,7 +22,7 @@ from celo2.meta.checkpoint import theta_of
 from celo2.meta.config import PRESETS, MetaConfig, preset
 from celo2.meta.estimators import Estimate, Unrolled
 from celo2.meta.sensitivity import sensitivity
-from celo2.meta.starts import STARTS, by_hand
+from celo2.meta.starts import STARTS, handcrafted
 from celo2.meta.symmetry import project
 from celo2.rule import Weights
 from celo2.theta import Theta
@@ -230,7 +230,7 @@ def test_meta_training_among_the_odd_rules_stays_among_them(tmp_path):
 @pytest.mark.parametrize("gradient", [0.3, 1.0])
 def test_the_hand_written_start_is_muons_direction(gradient):
     """Without the small rest: normalized M_0.9 and so much of normalized G, by hand."""
-    theta = by_hand(0, Spec(), {"M": 1.0, "G": gradient}, rest=0.0).weights
+    theta = handcrafted(0, Spec(), {"M": 1.0, "G": gradient}, rest=0.0).weights
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal((2, 4, 6))
     step, accumulators = rule.update(np, Spec(), theta, rule.init(np, Spec(), p), g, p, None)
@@ -250,7 +250,7 @@ for _ in outer.run(CONFIG, [FAMILY], Path(sys.argv[1]), every_seconds=0.0):
 
 
 def test_a_theta_by_hand_listens_to_what_was_written_into_it():
-    heard = sensitivity(by_hand(0, Spec(), {"M": -2.0, "G s": 0.5}, rest=0.0))
+    heard = sensitivity(handcrafted(0, Spec(), {"M": -2.0, "G s": 0.5}, rest=0.0))
     assert heard.pop("M 0.9") == pytest.approx(-1)
     assert heard.pop("G s") == pytest.approx(0.25)
     assert len(heard) == 14

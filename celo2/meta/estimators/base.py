@@ -26,11 +26,11 @@ class Estimate(NamedTuple):
 
 
 class Estimator(Protocol):
-    """Settings of one way to estimate the meta-gradient; a frozen dataclass, static under jit. Its methods are pure."""
+    """One way to estimate the meta-gradient: a frozen dataclass, static under jit, pure methods."""
 
     @property
     def trajectories(self) -> int:
-        """Leading axis of the state; what is spread over devices. An antithetic pair counts as one."""
+        """Leading axis of the state, sharded over devices. An antithetic pair counts as one."""
         ...
 
     @property
@@ -51,7 +51,7 @@ class Estimator(Protocol):
         key: jax.Array,
         progress: jax.Array | float = 0.0,
     ) -> Estimate:
-        """One truncation of all trajectories; `progress` is the part of the outer steps that is done."""
+        """Run one truncation of all trajectories; `progress` (0..1) is the part of the outer steps done."""
         ...
 
 
@@ -59,7 +59,8 @@ def check_truncation(loop: InnerLoop, truncation_length: int) -> None:
     """Raises InputError where a trajectory could end twice within one unroll."""
     if loop.horizon[0] < truncation_length:
         raise InputError(
-            f"the shortest horizon is {loop.horizon[0]} inner steps and an unroll has {truncation_length}; "
+            f"the shortest horizon is {loop.horizon[0]} inner steps "
+            f"and an unroll has {truncation_length}; "
             "give a horizon at least as long as the unroll"
         )
 

@@ -1,4 +1,4 @@
-"""Meta-gradient from losses alone, by antithetic perturbations of theta: PES (Vicol et al. 2021), unbiased, and plain ES."""
+"""Meta-gradients from losses alone: PES (Vicol et al. 2021), which is unbiased, and plain ES."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celo2.tasks.base import TaskFamily
 
 
 class Pairs(NamedTuple):
-    """Antithetic pairs: two networks on the same task and data, one under theta + eps, one under theta - eps."""
+    """Antithetic pairs: two networks on one task and data, under theta + eps and theta - eps."""
 
     positive: Trajectory
     negative: Trajectory
@@ -25,7 +25,10 @@ class Pairs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ES:
-    """Antithetic evolution strategy on truncated unrolls: biased where a truncation's theta acts on later losses."""
+    """Antithetic evolution strategy on truncated unrolls.
+
+    It is biased where a truncation's theta acts on later losses.
+    """
 
     trajectories: int = 32
     """Antithetic pairs."""
@@ -95,10 +98,10 @@ class ES:
 
 @dataclasses.dataclass(frozen=True)
 class PES(ES):
-    """Persistent evolution strategy: losses answer for all perturbations since their trajectory's start, so no bias.
+    """Persistent evolution strategy, unbiased.
 
-    The two networks of a pair live on between truncations. Losses before the trajectory's end are credited to the sum of
-    its perturbations, losses after it (of the next trajectory) to this truncation's perturbation alone.
+    The two networks of a pair live on between truncations. Losses before the trajectory's reset are
+    credited to the accumulated perturbation, later ones to the current one.
     """
 
     def _gradient(

@@ -1,4 +1,4 @@
-"""Meta-gradient by backpropagation through a short unroll of the inner loop (truncated backpropagation)."""
+"""Meta-gradients by truncated backpropagation through the inner loop."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from celo2.tasks.base import TaskFamily
 
 @dataclasses.dataclass(frozen=True)
 class Unrolled:
-    """The gradient of the mean weighted loss over the unroll, of each trajectory by itself, clipped, then averaged.
+    """The gradient of the mean weighted loss over the unroll, clipped per trajectory, then averaged.
 
-    Backpropagation through a trajectory whose scale is extreme gives gradients of 1e6 that would drown all others: each
-    trajectory's gradient is clipped to `trajectory_clip` BEFORE the mean, and left out if it is not finite.
+    Backpropagation through a trajectory whose scale is extreme gives gradients of 1e6 that would
+    drown all others: each trajectory's gradient is clipped to `trajectory_clip` BEFORE the mean, and
+    left out if it is not finite.
     """
 
     trajectories: int = 16
@@ -29,7 +30,7 @@ class Unrolled:
     trajectory_clip: float = 0.1
     """Norm of one trajectory's gradient."""
     imitation: tuple[float, float] = (0.0, 0.0)
-    """Weight of the distance to Muon's step (`inner.unlike_muon`) at the first and the last outer step, a line between."""
+    """Weight of the distance to Muon's update at the first and the last outer step, linear between."""
 
     def begin(
         self, loop: InnerLoop, family: TaskFamily, theta: Weights, key: jax.Array
@@ -56,7 +57,7 @@ class Unrolled:
             theta: Weights, *arguments: jax.Array | Trajectory
         ) -> tuple[jax.Array, tuple[jax.Array, Trajectory]]:
             steps, after = unroll(loop, family, theta, *arguments, imitate=any(self.imitation))  # type: ignore[arg-type]
-            return jnp.mean(steps.weight * steps.loss + weight * steps.unlike_muon), (
+            return jnp.mean(steps.weight * steps.loss + weight * steps.distance_to_muon), (
                 steps.loss.mean(),
                 after,
             )
