@@ -83,7 +83,7 @@ class Checkpoint:
     def save(self, state: Any, seconds: float) -> None:
         """Replace the saved state."""
         if self._writes:
-            arrays = {"seconds": np.float64(seconds)}
+            arrays = {"seconds": np.asarray(seconds, np.float64)}
             for path, leaf in jax.tree_util.tree_leaves_with_path(state):
                 arrays[jax.tree_util.keystr(path)] = np.asarray(leaf)
             content = io.BytesIO()
