@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --e
 # The dependencies that torchtitan declares contradict those of the others, and its container of optimizers needs none of them.
 TITAN := $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check check-lowest lint clean
 
 demo: .venv/demo-installed
 	$(BIN)/celo2 train
@@ -22,8 +22,18 @@ lint: .venv/test-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The lowest versions that pyproject.toml claims, in an environment of their own. Deprecations of old
+# versions are theirs; torch.compile of a bound `step` needs a PyTorch later than 2.9.
+LOWEST := .venv-lowest/bin/python
+check-lowest: .venv/bin/python
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(LOWEST) -m pip install --quiet --constraint constraints-lowest.txt '.[torch,jax]' pytest hypothesis
+	$(LOWEST) -m pytest -W default tests/rule tests/parameters tests/test_imports.py \
+		tests/torch/test_reference.py tests/torch/test_update.py \
+		-k "not compiled_train_step and not command_without"
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "celo2 needs Python 3.11, 3.12 or 3.13, and none is on the PATH; install one, or give PYTHON=/path/to/python"; exit 1; }

@@ -87,7 +87,6 @@ class Sides(NamedTuple):
         row = None if self.row is None else self.row[..., rows, :].contiguous()
         return Sides(row, None if self.column is None else self.column.contiguous())
 
-    @property
     def present(self) -> list[Any]:
         """Return those that there are: both for matrices, one or none for vectors."""
         return [side for side in self if side is not None]
@@ -123,14 +122,14 @@ def accumulate(spec: Spec, entries: Entries, noise: Noise | None) -> Sums:
 def factored_squares(spec: Spec, entries: Entries, factors: Sides) -> Tensor:
     """Return the sums of the squares of `rule.factored_channels`, (channels, ..., 1, 1)."""
     m, _, g, _, _ = read(spec, entries)
-    channels = rule.factored_channels(torch, spec, m, factors.present, g)
+    channels = rule.factored_channels(torch, spec, m, factors.present(), g)
     return torch.stack([_sum(x * x) for x in channels])
 
 
 def direction(spec: Spec, theta: Weights, entries: Entries, inputs: DirectionInputs) -> Tensor:
     """Return the MLP's output (..., m, n), by matrix products."""
     h = rule.first_layer(torch, inputs.layer, entry_channels(spec, entries, inputs.factors))
-    for side in inputs.hidden.present:
+    for side in inputs.hidden.present():
         h = h + side
     return rule.later_layers(torch, theta, h)
 
@@ -140,7 +139,7 @@ def fused_direction(
 ) -> Tensor:
     """Return `direction`, written element by element: inductor keeps each in registers."""
     channels = entry_channels(spec, entries, inputs.factors)
-    return rule.entrywise_direction(torch, theta, inputs.layer, inputs.hidden.present, channels)
+    return rule.entrywise_direction(torch, theta, inputs.layer, inputs.hidden.present(), channels)
 
 
 def apply(
@@ -155,7 +154,7 @@ def entry_channels(spec: Spec, entries: Entries, factors: Sides) -> list[Tensor]
     """Return the channels that differ per element, in the order of the spec."""
     m, v, g, p, _ = read(spec, entries)
     plain = rule.plain_channels(torch, spec, m, v, g, p)
-    return rule.in_order(spec, plain, rule.factored_channels(torch, spec, m, factors.present, g))
+    return rule.in_order(spec, plain, rule.factored_channels(torch, spec, m, factors.present(), g))
 
 
 def read(spec: Spec, entries: Entries) -> Entries:
