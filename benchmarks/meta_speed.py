@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from celo2 import rule
-from celo2.data.offline import offline_sets
+from celo2.data.synthetic.offline import offline_sets
 from celo2.meta import inner
 from celo2.meta.devices import Devices, use_cores
 from celo2.meta.estimators.base import first_starts, starts

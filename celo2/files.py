@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from celo2.errors import InputError
 
@@ -31,6 +36,27 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Replace a file by `value` as indented JSON."""
     write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Replace a file by arrays, as an npz archive."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    write(path, content.getvalue())
+
+
+def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """Read all arrays of an npz archive.
+
+    Raises:
+        InputError: the file is anything else, or cut; the message ends with `remedy`.
+    """
+    try:
+        # NumPy would leave a damaged file open if it opened the file itself.
+        with path.open("rb") as file, np.load(file) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is damaged ({error}); {remedy}") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ class Data:
 
     action: Annotated[Literal["list", "get", "check"], tyro.conf.Positional]
     """list: what there is; get NAME...: fetch or make; check [NAME...]: compare with the published
-    md5."""
+    data."""
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Data sets."""
     path: Path | None = None
@@ -44,7 +44,7 @@ class Data:
 
 
 def _names() -> tuple[str, ...]:
-    from celo2.data.images import SOURCES
+    from celo2.data.sources import SOURCES
 
     return *SOURCES, STREET
 
@@ -56,18 +56,17 @@ def _check_name(name: str) -> None:
 
 def _table() -> Table:
     """Return a table of all sets: where each comes from, and whether it is here."""
-    from celo2.data import street
-    from celo2.data.images import SOURCES, fetched
-    from celo2.data.packages import cache
+    from celo2.data.cache import cache
+    from celo2.data.images import fetched
+    from celo2.data.sources import SOURCES
+    from celo2.data.synthetic import street
 
     table = Table("name", "from", "here", "license", caption=f"kept in {cache()}")
     for name, source in SOURCES.items():
-        package = source.package
-        if package is None:
-            table.add_row(name, "your own copy, by --path", "", "")
-        else:
-            here = "yes" if fetched(name) else "no"
-            table.add_row(name, f"{package.registry} {package.name}", here, package.license)
+        fallback = source.fallback
+        package = f", or {fallback.package.registry} {fallback.package.name}" if fallback else ""
+        here = "yes" if fetched(name) else "no"
+        table.add_row(name, f"{source.files.url}{package}", here, source.license)
     here = "yes" if street.made() else "no"
     table.add_row(STREET, "made here, of type faces over photos", here, "own")
     return table
@@ -75,8 +74,8 @@ def _table() -> Table:
 
 def _get(name: str, console: Console) -> None:
     """Fetch or make one set; what is here already is not fetched again."""
-    from celo2.data import street
     from celo2.data.images import load
+    from celo2.data.synthetic import street
 
     if name == STREET:
         with progress(console, name, street.COUNT) as update:
@@ -90,13 +89,14 @@ def _get(name: str, console: Console) -> None:
 
 
 def _check(names: tuple[str, ...], path: Path | None, console: Console) -> None:
-    """Check the sets named, or all that are here, against the published md5 of their raw data.
+    """Compare the sets named, or all that are here, with the published ones.
 
     Raises:
         InputError: one differs; or `path` is given for other than one set.
     """
-    from celo2.data import street
-    from celo2.data.images import SOURCES, check, fetched
+    from celo2.data.images import check, fetched
+    from celo2.data.sources import SOURCES
+    from celo2.data.synthetic import street
 
     if path is not None and len(names) != 1:
         raise InputError(f"path {path} is the folder of one set; name the one")
@@ -105,5 +105,5 @@ def _check(names: tuple[str, ...], path: Path | None, console: Console) -> None:
             console.print(f"{name}: {'complete' if street.made() else 'not made yet'}")
             continue
         compared = check(name, path)
-        found = f"{compared} md5 agree" if compared else "readable; no md5 published"
+        found = f"{compared} parts are as published" if compared else "readable"
         console.print(f"{name}: {found}")

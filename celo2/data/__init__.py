@@ -1,1 +1,1 @@
-"""The images and texts that problems are made of: fetched by package name, checked, cached; or made here. NumPy only."""
+"""Images and texts as arrays: downloaded, checked and cached, or made here. Needs NumPy only."""

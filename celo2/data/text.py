@@ -1,4 +1,4 @@
-"""Text as bytes: the Python standard library's source, which is on every machine, or a file of the user's."""
+"""Text as bytes: the source of Python's standard library, which every machine has, or a file."""
 
 from __future__ import annotations
 
@@ -25,29 +25,24 @@ class Text(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Of all its bytes."""
+        """Hash of all bytes."""
         return hashlib.sha256(self.train.tobytes() + self.held_out.tobytes()).hexdigest()
 
 
 def standard_library() -> Text:
-    """Source of the standard library without its tests; every tenth file is held out."""
+    """Read the source of the standard library without its tests; every tenth file is held out."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(
-        path
-        for path in root.rglob("*.py")
-        if not EXCLUDED.intersection(path.relative_to(root).parts)
-    )
-    every = round(1 / HELD_OUT)
-    held_out = [path for i, path in enumerate(paths) if i % every == 0]
-    train = [path for i, path in enumerate(paths) if i % every]
-    return Text(
-        "Python standard library",
-        *(_bytes(b"\n".join(path.read_bytes() for path in part)) for part in (train, held_out)),
-    )
+    train, held_out, every = [], [], round(1 / HELD_OUT)
+    kept = [p for p in root.rglob("*.py") if not EXCLUDED.intersection(p.relative_to(root).parts)]
+    for i, path in enumerate(sorted(kept)):
+        part = train if i % every else held_out
+        part.append(path.read_bytes())
+    name = "Python standard library"
+    return Text(name, _bytes(b"\n".join(train)), _bytes(b"\n".join(held_out)))
 
 
 def from_file(path: Path) -> Text:
-    """A user's file of any encoding; its last tenth is held out.
+    """Read a user's file of any encoding; its last tenth is held out.
 
     Raises:
         InputError: the file cannot be read or is too short.
@@ -69,7 +64,7 @@ def from_file(path: Path) -> Text:
 def windows(
     data: np.ndarray, generator: np.random.Generator, size: int, context: int
 ) -> np.ndarray:
-    """Random windows (size, context + 1), int64."""
+    """Draw random windows (size, context + 1), int64."""
     starts = generator.integers(len(data) - context - 1, size=size)
     return data[starts[:, None] + np.arange(context + 1)].astype(np.int64)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +14,7 @@ import jax
 import numpy as np
 
 from celo2.errors import InputError
-from celo2.files import append_line, write, write_json
+from celo2.files import append_line, read_arrays, write, write_arrays, write_json
 from celo2.meta.config import MetaConfig
 from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
@@ -71,7 +69,7 @@ class Checkpoint:
             if self._writes:
                 self._metrics.unlink(missing_ok=True)
             return state, 0.0
-        arrays = _read_state(self._state)
+        arrays = read_arrays(self._state, REMEDY)
         saved = jax.tree_util.tree_map_with_path(
             lambda path, _: arrays[jax.tree_util.keystr(path)], state
         )
@@ -86,9 +84,7 @@ class Checkpoint:
             arrays = {"seconds": np.asarray(seconds, np.float64)}
             for path, leaf in jax.tree_util.tree_leaves_with_path(state):
                 arrays[jax.tree_util.keystr(path)] = np.asarray(leaf)
-            content = io.BytesIO()
-            np.savez(content, allow_pickle=False, **arrays)
-            write(self._state, content.getvalue())
+            write_arrays(self._state, arrays)
 
     def record(self, metrics: dict[str, float]) -> None:
         """Append one line of metrics; null stands for what is not finite."""
@@ -124,7 +120,7 @@ def settings(config: MetaConfig) -> dict[str, Any]:
 
 def theta_of(directory: Path) -> tuple[Weights, float]:
     """Return theta and the seconds spent, as last saved by the run in `directory`."""
-    arrays = _read_state(directory / "state.npz")
+    arrays = read_arrays(directory / "state.npz", REMEDY)
     weights = {name: arrays[f".theta.{name}"] for name in Weights._fields}
     return Weights(**weights), float(arrays["seconds"])
 
@@ -137,14 +133,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{path} holds no configuration; {REMEDY}")
     return config
-
-
-def _read_state(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return dict(arrays)
-    except (EOFError, ValueError, zipfile.BadZipFile) as error:  # empty, a pickle, cut
-        raise InputError(f"{path} is damaged ({error}); {REMEDY}") from error
 
 
 def _fingerprint(families: Sequence[TaskFamily]) -> str:

@@ -1,4 +1,4 @@
-"""Define what meta-training and evaluation need of a problem: a `TaskFamily`, one class in one file."""
+"""What meta-training and evaluation need of a problem: a `TaskFamily`, one class in one file."""
 
 from __future__ import annotations
 

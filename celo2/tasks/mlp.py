@@ -1,4 +1,4 @@
-"""MLP classifiers; at 8x8 pixels and 32 hidden units, the published meta-training tasks of Celo2."""
+"""MLP classifiers; with 8x8 pixels and 32 hidden units, the published meta-training tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All task families by name: small ones for meta-training, and those of full size for evaluation."""
+"""All task families by name: small ones for meta-training, full-size ones for evaluation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo2.data.images import LabeledSet, load
-from celo2.data.offline import offline_sets
 from celo2.data.resize import SIZE, resize
-from celo2.data.street import street_digits
+from celo2.data.synthetic.offline import offline_sets
+from celo2.data.synthetic.street import street_digits
 from celo2.data.text import standard_library
 from celo2.errors import InputError
 from celo2.tasks.autoencoder import Autoencoder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from celo2.data.images import LabeledSet
-from celo2.data.offline import offline_sets
+from celo2.data.synthetic.offline import offline_sets
 from celo2.tasks.conv import _patches
 from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.mlp import ImageMLP
