@@ -60,7 +60,7 @@ def main() -> None:
     config = MetaConfig(
         inner=InnerLoop(learning_rate=(2e-3, 2e-2), cosine=True, horizon=(100, 300)),
         estimator=Unrolled(trajectories=8, truncation_length=20),
-        outer_iterations=int(sys.argv[1]) if len(sys.argv) > 1 else 200,
+        outer_steps=int(sys.argv[1]) if len(sys.argv) > 1 else 200,
         start="muon-1",
         odd=True,
         learning_rate=1e-3,
@@ -68,8 +68,8 @@ def main() -> None:
     )
     out = Path("runs/sines")
     for metrics in run(config, [Sines(jnp.array([0.5, 1.0, 2.0]))], out):
-        if metrics.iteration % 20 == 0:
-            print(f"outer step {metrics.iteration}: meta-loss {metrics.meta_loss:.4f}")
+        if metrics.step % 20 == 0:
+            print(f"outer step {metrics.step}: meta-loss {metrics.meta_loss:.4f}")
     Theta(theta_of(out)[0], config.inner.spec, "sines").save(out / "theta.safetensors")
     print(f"theta in {out / 'theta.safetensors'}")
 

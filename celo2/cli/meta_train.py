@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from celo2.meta.outer import Metrics
     from celo2.theta import Theta
 
-    Log = Callable[[Metrics], None]
-
 
 @dataclasses.dataclass(frozen=True)
 class MetaTrain:
@@ -34,15 +31,13 @@ class MetaTrain:
     """Folder of checkpoint, metrics and theta.safetensors; by default runs/meta-PRESET."""
     seed: int = 0
     """Of everything that is drawn."""
-    outer_iterations: int | None = None
+    outer_steps: int | None = None
     """Outer steps, instead of the preset's."""
     trajectories: int | None = None
     """Per network family, instead of the preset's; a multiple of processes and of accelerators."""
     paths: dict[str, Path] = dataclasses.field(default_factory=dict)
     """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary),
     svhn FOLDER (.mat)."""
-    tensorboard: bool = False
-    """Write TensorBoard files to the folder tensorboard in --out too."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes; give --processes and --process too. --out must
     be on shared storage."""
@@ -67,18 +62,15 @@ class MetaTrain:
         if self.coordinator is not None:
             jax.distributed.initialize(self.coordinator, self.processes, self.process)
             console.quiet = bool(self.process)  # the first one speaks
-        if self.tensorboard and not self.process:
-            with tensorboard(out / "tensorboard") as log:
-                train_theta(self.preset, config, out, console, self.paths, log)
-        else:
-            train_theta(self.preset, config, out, console, self.paths)
+        train_theta(self.preset, config, out, console, self.paths)
 
     def _config(self) -> MetaConfig:
-        from celo2.meta.config import from_settings, preset
+        from celo2.meta.config import from_settings
+        from celo2.meta.presets import preset
 
         changes = {
             "seed": self.seed,
-            "outer_iterations": self.outer_iterations,
+            "outer_steps": self.outer_steps,
             "estimator.trajectories": self.trajectories,
         }
         given = {name: value for name, value in changes.items() if value is not None}
@@ -91,7 +83,6 @@ def train_theta(
     out: Path,
     console: Console,
     paths: Mapping[str, Path] | None = None,
-    log: Log = lambda metrics: None,
 ) -> Theta:
     """Run or resume a configuration in `out` and write `out/theta.safetensors`, called `name`.
 
@@ -114,10 +105,10 @@ def train_theta(
     devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}"
     images = ", ".join(s.name for s in sets)
     console.print(
-        f"meta-training {name}: {config.outer_iterations} outer steps on {images}; {devices}; "
+        f"meta-training {name}: {config.outer_steps} outer steps on {images}; {devices}; "
         f"results in {out}"
     )
-    _show(run(config, families, out), config.outer_iterations, console, log)
+    _show(run(config, families, out), config.outer_steps, console)
     weights, seconds = theta_of(out)
     theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))
     path = out / "theta.safetensors"
@@ -129,7 +120,7 @@ def train_theta(
     return theta
 
 
-def _show(run: Iterator[Metrics], total: int, console: Console, log: Log) -> None:
+def _show(run: Iterator[Metrics], total: int, console: Console) -> None:
     """Run to the end under a progress bar.
 
     The loss that is shown is a running mean, because single outer steps jump with their tasks.
@@ -139,52 +130,22 @@ def _show(run: Iterator[Metrics], total: int, console: Console, log: Log) -> Non
         for metrics in run:
             mean = metrics.meta_loss if mean is None else 0.98 * mean + 0.02 * metrics.meta_loss
             skipped = f", {metrics.skipped} skipped" if metrics.skipped else ""
-            update(completed=metrics.iteration + 1, description=f"meta-loss {mean:.3f}{skipped}")
-            log(metrics)
-
-
-@contextlib.contextmanager
-def tensorboard(directory: Path) -> Iterator[Log]:
-    """Give a log that writes every metric as a TensorBoard scalar.
-
-    Its writer has a queue, which is written out at the end.
-
-    Raises:
-        InputError: tensorboardX is not installed.
-    """
-    try:
-        from tensorboardX import SummaryWriter
-    except ModuleNotFoundError as error:
-        install = "pip install 'celo2[tensorboard]'"
-        raise InputError(
-            f"TensorBoard files need tensorboardX; install it with: {install}"
-        ) from error
-    writer = SummaryWriter(str(directory), flush_secs=10)
-
-    def log(metrics: Metrics) -> None:
-        for name, value in metrics._asdict().items():
-            if name != "iteration":
-                writer.add_scalar(name, value, metrics.iteration)
-
-    try:
-        yield log
-    finally:
-        writer.close()
+            update(completed=metrics.step + 1, description=f"meta-loss {mean:.3f}{skipped}")
 
 
 def _provenance(config: MetaConfig, sets: list[LabeledSet], seconds: float) -> dict[str, Any]:
     """Return what the theta file says of its making."""
     import jax
-    import joblib
 
-    from celo2.meta.checkpoint import settings
+    from celo2.meta.config import to_settings
+    from celo2.meta.devices import cores
     from celo2.provenance import provenance
 
     return {
-        "config": settings(config),
+        "config": to_settings(config),
         "data": {s.name: len(s.labels) for s in sets},
         "minutes": round(seconds / 60, 1),
-        "cores": joblib.cpu_count(),
+        "cores": cores(),
         "devices": jax.device_count(),
         "machine": platform.machine(),
         **provenance("jax"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -15,7 +14,7 @@ import numpy as np
 
 from celo2.errors import InputError
 from celo2.files import append_line, read_arrays, write, write_arrays, write_json
-from celo2.meta.config import MetaConfig
+from celo2.meta.config import MetaConfig, to_settings
 from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
 
@@ -39,10 +38,10 @@ class Checkpoint:
         self._metrics = directory / "metrics.jsonl"
         self._writes = jax.process_index() == 0
         path = directory / "config.json"
-        new = settings(config) | {"data": _fingerprint(families)}
+        new = to_settings(config) | {"data": _fingerprint(families)}
         if path.exists():
             # Settings added since this run was saved are assumed to have had today's default.
-            old = settings(MetaConfig(estimator=type(config.estimator)())) | _read_config(path)
+            old = to_settings(MetaConfig(estimator=type(config.estimator)())) | _read_config(path)
             changed = [
                 f"{key} was {old.get(key, 'absent')}, now {new.get(key, 'absent')}"
                 for key in sorted({*old, *new})
@@ -69,14 +68,12 @@ class Checkpoint:
             if self._writes:
                 self._metrics.unlink(missing_ok=True)
             return state, 0.0
-        arrays = read_arrays(self._state, REMEDY)
-        saved = jax.tree_util.tree_map_with_path(
-            lambda path, _: arrays[jax.tree_util.keystr(path)], state
-        )
-        iteration, seconds = int(arrays[".iteration"]), float(arrays["seconds"])
+        paths, structure = jax.tree_util.tree_flatten_with_path(state)
+        names = [jax.tree_util.keystr(path) for path, _ in paths]
+        step, seconds, *leaves = _read(self._state, [".step", "seconds", *names])
         if self._writes:
-            self._forget_after(iteration)
-        return saved, seconds
+            self._forget_after(int(step))
+        return structure.unflatten(leaves), float(seconds)
 
     def save(self, state: Any, seconds: float) -> None:
         """Replace the saved state."""
@@ -92,37 +89,18 @@ class Checkpoint:
             finite = {k: value if math.isfinite(value) else None for k, value in metrics.items()}
             append_line(self._metrics, finite)
 
-    def _forget_after(self, iteration: int) -> None:
-        """Drop the metrics of iterations that will be run again."""
+    def _forget_after(self, step: int) -> None:
+        """Drop the metrics of outer steps that will be run again."""
         if self._metrics.exists():
             lines = self._metrics.read_bytes().splitlines(keepends=True)
-            write(self._metrics, b"".join(lines[:iteration]))
-
-
-def settings(config: MetaConfig) -> dict[str, Any]:
-    """Return the configuration as flat JSON: dotted names to numbers, words and lists.
-
-    The kind of the estimator is one of them.
-    """
-
-    def flat(prefix: str, value: Any) -> dict[str, Any]:
-        if not dataclasses.is_dataclass(value):
-            return {prefix: list(value) if isinstance(value, tuple) else value}
-        kind = {"estimator": type(value).__name__} if prefix == "estimator" else {}
-        parts = [
-            flat(f"{prefix}.{f.name}".lstrip("."), getattr(value, f.name))
-            for f in dataclasses.fields(value)
-        ]
-        return kind | {key: entry for part in parts for key, entry in part.items()}
-
-    return flat("", config)
+            write(self._metrics, b"".join(lines[:step]))
 
 
 def theta_of(directory: Path) -> tuple[Weights, float]:
     """Return theta and the seconds spent, as last saved by the run in `directory`."""
-    arrays = read_arrays(directory / "state.npz", REMEDY)
-    weights = {name: arrays[f".theta.{name}"] for name in Weights._fields}
-    return Weights(**weights), float(arrays["seconds"])
+    names = [f".theta.{name}" for name in Weights._fields]
+    *weights, seconds = _read(directory / "state.npz", [*names, "seconds"])
+    return Weights(*weights), float(seconds)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -135,14 +113,21 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _read(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Read arrays of a saved state by name."""
+    arrays = read_arrays(path, REMEDY)
+    for name in names:
+        if name not in arrays:
+            raise InputError(f"{path} lacks {name}; {REMEDY}")
+    return [arrays[name] for name in names]
+
+
 def _fingerprint(families: Sequence[TaskFamily]) -> str:
-    """Of the families and the data that they hold."""
-    leaves, structure = jax.tree.flatten(
-        list(families)
-    )  # the structure names classes and their static fields
-    digest = hashlib.sha256(
-        str([structure, *((leaf.shape, leaf.dtype) for leaf in leaves)]).encode()
-    )
+    """Hash the families and the data that they hold."""
+    leaves, structure = jax.tree.flatten(list(families))
+    shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
+    # The structure names the classes and their static fields.
+    digest = hashlib.sha256(str([structure, *shapes]).encode())
     for leaf in leaves:
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]

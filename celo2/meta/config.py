@@ -1,4 +1,4 @@
-"""Everything that decides the result of a meta-training run; presets edit the default."""
+"""Everything that decides the result of a meta-training run, and its form in JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from celo2.errors import InputError
 from celo2.meta.estimators import ES, PES, Unrolled
 from celo2.meta.inner import InnerLoop
-from celo2.rule.spec import Spec
 from celo2.tasks.reparametrize import Granularity
 
 
@@ -42,7 +41,7 @@ class MetaConfig:
     color: bool = False
     """Three channels instead of their mean, 192 inputs instead of 64."""
     families: tuple[str, ...] = ("mlp",)
-    """Networks on those images: see `celo2.meta.families`."""
+    """Networks on those images: see `celo2.tasks.registry`."""
     train_size: int | None = None
     """Images that a task trains on, a window of at most half of its set; None: all, none held out."""
     start: Literal["random", "muon-0.3", "muon-1", "adam", "celo2"] = "random"
@@ -51,8 +50,8 @@ class MetaConfig:
     """Keep theta among the odd rules: see `celo2.meta.symmetry`."""
     seed: int = 0
     """Of theta's start, of the image sets and of every draw of a task, a batch and a horizon."""
-    outer_iterations: int = 3000
-    """Outer steps."""
+    outer_steps: int = 3000
+    """Updates of theta."""
     global_clip: float = 1.0
     """Norm to which the mean meta-gradient is clipped."""
     learning_rate: float = 3e-3
@@ -71,118 +70,55 @@ class MetaConfig:
         ):
             if value < least:
                 raise InputError(f"{name} is {value}; give at least {least}")
-        if self.outer_iterations <= self.warmup:
+        if self.outer_steps <= self.warmup:
             raise InputError(
-                f"outer_iterations is {self.outer_iterations}; "
+                f"outer_steps is {self.outer_steps}; "
                 f"give more than the {self.warmup} of the warm-up"
             )
-
-
-def celo2(config: MetaConfig) -> MetaConfig:
-    """The recipe of the theta that ships as `celo2`; docs/meta-training.md says why."""
-    return replace(
-        config,
-        inner=InnerLoop(
-            learning_rate=(2e-3, 2e-2),
-            cosine=True,
-            horizon=(200, 500),
-            weighting="linear",
-            held_out=True,
-        ),
-        estimator=Unrolled(trajectories=8, truncation_length=50, trajectory_clip=0.01),
-        augmentation=Augmentation(alpha=(1.0, 1.0)),
-        families=("mlp", "autoencoder", "conv"),
-        train_size=2000,
-        start="muon-1",
-        odd=True,
-        outer_iterations=600,
-        learning_rate=5e-4,
-        final_learning_rate=5e-6,
-    )
-
-
-def celo2_published_data(config: MetaConfig) -> MetaConfig:
-    """The same on the image sets of the paper."""
-    return replace(celo2(config), tasks="published")
-
-
-def quick(config: MetaConfig) -> MetaConfig:
-    """A quarter of the recipe."""
-    return replace(celo2(config), outer_iterations=150)
-
-
-def celo2_base(config: MetaConfig) -> MetaConfig:
-    """Return the recipe of `celo2-base`: no Newton-Schulz, the rule on vectors, Adam as the start."""
-    config = celo2(config)
-    return replace(
-        config,
-        inner=replace(config.inner, spec=Spec(newton_schulz=False, everywhere=True)),
-        start="adam",
-    )
-
-
-def paper(config: MetaConfig) -> MetaConfig:
-    """Return the published recipe but for its 100,000 outer steps.
-
-    PES with 8 antithetic pairs per set, and alpha in 1e-3..1e3.
-    """
-    return replace(
-        config,
-        estimator=PES(trajectories=32),
-        augmentation=Augmentation(alpha=(1e-3, 1e3)),
-        tasks="published",
-        learning_rate=5e-5,
-        final_learning_rate=5e-5,
-        warmup=0,
-        global_clip=1e9,  # out of reach: there is none
-    )
-
-
-PRESETS = {
-    "celo2": celo2,
-    "quick": quick,
-    "celo2-published-data": celo2_published_data,
-    "celo2-base": celo2_base,
-    "paper": paper,
-}
-
-
-def preset(name: str) -> MetaConfig:
-    """A configuration by the name of its preset.
-
-    Raises:
-        InputError: there is no such preset.
-    """
-    if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}: take one of {', '.join(PRESETS)}")
-    return PRESETS[name](MetaConfig())
 
 
 ESTIMATORS = {kind.__name__: kind for kind in (Unrolled, PES, ES)}
 
 
+def to_settings(config: MetaConfig) -> dict[str, Any]:
+    """Return the configuration as flat JSON: dotted names to numbers, words and lists.
+
+    "estimator" names the kind of the estimator.
+    """
+    return {"estimator": type(config.estimator).__name__, **_flat("", config)}
+
+
+def _flat(prefix: str, part: Any) -> dict[str, Any]:
+    settings = {}
+    for field in dataclasses.fields(part):
+        name, value = prefix + field.name, getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            settings |= _flat(f"{name}.", value)
+        else:
+            settings[name] = list(value) if isinstance(value, tuple) else value
+    return settings
+
+
 def from_settings(settings: Mapping[str, Any], config: MetaConfig = MetaConfig()) -> MetaConfig:
-    """`config` with changes by dotted names, as experiments write them: {"inner.cosine": true}.
+    """Return `config` with changes by dotted names, such as {"inner.cosine": true}.
 
     Raises:
         InputError: a name that no configuration has, or a word that is none of a setting's choices.
     """
     if "estimator" in settings:
-        if settings["estimator"] not in ESTIMATORS:
-            raise InputError(
-                f"unknown estimator {settings['estimator']!r}: take one of {', '.join(ESTIMATORS)}"
-            )
-        config = replace(config, estimator=ESTIMATORS[settings["estimator"]]())
+        kind = settings["estimator"]
+        if kind not in ESTIMATORS:
+            raise InputError(f"unknown estimator {kind!r}: take one of {', '.join(ESTIMATORS)}")
+        config = replace(config, estimator=ESTIMATORS[kind]())
     for name, value in settings.items():
         if name != "estimator":
-            config = _changed(
-                config, name.split("."), name, tuple(value) if isinstance(value, list) else value
-            )
+            value = tuple(value) if isinstance(value, list) else value
+            config = _changed(config, name.split("."), name, value)
     return config
 
 
 def _changed(part: Any, path: list[str], name: str, value: Any) -> Any:
-    """A dataclass with the field at the end of `path` replaced."""
+    """Return a dataclass with the field at the end of `path` replaced."""
     first, *rest = path
     kinds = get_type_hints(type(part)) if dataclasses.is_dataclass(part) else {}
     if first not in kinds:

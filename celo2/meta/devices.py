@@ -1,7 +1,7 @@
 """Trajectories over devices and processes, by JAX's own sharding along one axis.
 
 Theta and data are replicated. All that is communicated in an outer step is the sum of the
-meta-gradients, 347 floats, and a few scalars.
+meta-gradients, one float per weight of theta, and a few scalars.
 """
 
 from __future__ import annotations
@@ -22,6 +22,15 @@ from celo2.errors import InputError
 AXIS = "trajectories"
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use.
+
+    joblib knows of the quotas of cgroups, by which containers limit their cores; `os.cpu_count` and
+    the affinity do not.
+    """
+    return joblib.cpu_count()
+
+
 def use_cores(*trajectories: int, processes: int = 1) -> None:
     """Make a device of each core, as many as divide a process's part of the trajectories.
 
@@ -39,21 +48,17 @@ def use_cores(*trajectories: int, processes: int = 1) -> None:
                 f"{number} trajectories do not divide over {processes} processes; "
                 f"give a multiple of {processes}"
             )
-    if (
-        "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-        or "JAX_NUM_CPU_DEVICES" in os.environ
-    ):
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
     part = math.gcd(*trajectories) // processes
-    cores = joblib.cpu_count()
+    count = max(n for n in range(1, cores() + 1) if part % n == 0)
     with contextlib.suppress(RuntimeError):  # JAX has its devices already
-        jax.config.update(
-            "jax_num_cpu_devices", max(n for n in range(1, cores + 1) if part % n == 0)
-        )
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 class Devices:
-    """All devices of all processes in a row.
+    """All devices of all processes as one axis.
 
     Raises:
         InputError: the number of trajectories is not a multiple of the number of devices.
@@ -68,55 +73,59 @@ class Devices:
                 "or on a CPU another number of devices by JAX_NUM_CPU_DEVICES"
             )
         mesh = Mesh(np.array(devices), (AXIS,))
-        self._everywhere = NamedSharding(mesh, PartitionSpec())
-        self._spread = NamedSharding(mesh, PartitionSpec(AXIS))
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
 
     @property
     def processes(self) -> int:
-        """How many work together."""
+        """Number of processes that work together."""
         return jax.process_count()
 
-    def first_says(self, choice: bool) -> bool:
-        """The first process's choice: clocks differ, and what follows takes all of them."""
-        return (
-            choice
-            if self.processes == 1
-            else bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
-        )
+    def first_decides(self, choice: bool) -> bool:
+        """Return the choice of the first process.
+
+        Clocks differ, and all processes must join what follows.
+        """
+        if self.processes == 1:
+            return choice
+        return bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
 
     def agree_on(self, value: Any, otherwise: str) -> None:
-        """Raises InputError with the text `otherwise` if the processes hold different values."""
-        if (
-            self.processes > 1
-            and len(np.unique(multihost_utils.process_allgather(np.asarray(value)))) > 1
-        ):
-            raise InputError(otherwise)
+        """Check that all processes hold the same value.
+
+        Raises:
+            InputError: they do not; its message is `otherwise`.
+        """
+        if self.processes > 1:
+            values = multihost_utils.process_allgather(np.asarray(value))
+            if len(np.unique(values)) > 1:
+                raise InputError(otherwise)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.processes > 1:
             multihost_utils.sync_global_devices("celo2")
 
     def replicate(self, tree: Any) -> Any:
-        """`tree` on every device."""
-        return jax.tree.map(lambda x: self._put(x, self._everywhere), tree)
+        """Put `tree` on every device."""
+        return jax.tree.map(lambda x: self._put(x, self._replicated), tree)
 
-    def spread(self, x: Any) -> jax.Array:
-        """An array, its first axis over the devices."""
-        return self._put(x, self._spread)
+    def shard(self, x: Any) -> jax.Array:
+        """Shard an array over the devices along its first axis."""
+        return self._put(x, self._sharded)
 
     def place(self, state: Any) -> Any:
-        """An outer state, its trajectories spread, the rest on every device."""
+        """Shard the trajectories of an outer state and replicate the rest."""
         rest = self.replicate(state._replace(estimator=()))
-        return rest._replace(estimator=jax.tree.map(self.spread, state.estimator))
+        return rest._replace(estimator=jax.tree.map(self.shard, state.estimator))
 
     def gather(self, state: Any) -> Any:
-        """The whole state in the memory of every process."""
-        if jax.process_count() == 1:
+        """Return the whole state in the memory of every process."""
+        if self.processes == 1:
             return jax.device_get(state)
         return multihost_utils.process_allgather(state, tiled=True)
 
     def _put(self, x: Any, sharding: NamedSharding) -> jax.Array:
-        """Every process holds the whole of `x` and gives its devices their part."""
+        """Give this process's devices their part of `x`, which every process holds as a whole."""
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

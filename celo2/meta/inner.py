@@ -43,7 +43,8 @@ class InnerLoop:
     held_out: bool = False
     """Take the meta-loss on batches that the family holds out, not on the training batches."""
     loss_ceiling: float = 1.5 * 2.302585
-    """The meta-loss of a step is clipped here, at 1.5 ln(classes): divergence is bad, not infinitely so."""
+    """Where the meta-loss of a step is clipped, 1.5 ln(classes): divergence is bad, not infinitely
+    so."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("learning_rate", self.learning_rate), ("horizon", self.horizon)):
@@ -61,7 +62,7 @@ class Adam(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """One network in training. It lives on across outer iterations while theta changes."""
+    """One network in training. It lives on across outer steps while theta changes."""
 
     task: Any
     params: Params
@@ -86,8 +87,8 @@ class Steps(NamedTuple):
 
 
 def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
-    """A fresh network on a task drawn from the family."""
-    task_key, params_key, horizon_key, rate_key = jax.random.split(key, 4)
+    """Start a network on a task drawn from the family."""
+    task_key, params_key, horizon_key, learning_rate_key = jax.random.split(key, 4)
     task = family.sample(task_key)
     params, model_state = family.init(params_key, task)
     statistics = _statistics(loop, params)
@@ -95,9 +96,9 @@ def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
         horizon = jax.random.randint(horizon_key, (), loop.horizon[0], loop.horizon[1] + 1)
     else:
         horizon = jnp.round(_log_uniform(horizon_key, loop.horizon)).astype(jnp.int32)
-    rate = _log_uniform(rate_key, loop.learning_rate)
+    learning_rate = _log_uniform(learning_rate_key, loop.learning_rate)
     step = jnp.zeros((), jnp.int32)
-    return Trajectory(task, params, model_state, statistics, step, horizon, rate)
+    return Trajectory(task, params, model_state, statistics, step, horizon, learning_rate)
 
 
 def _log_uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
@@ -118,29 +119,28 @@ def _statistics(loop: InnerLoop, params: Params) -> dict[str, rule.Accumulators 
     return statistics
 
 
-def directions(
+def network_update(
     loop: InnerLoop, theta: rule.Weights, params: Params, statistics: dict, grads: Params
 ) -> tuple[Params, dict]:
-    """(what to subtract at the learning rate, new statistics) of all parameters."""
-    steps, new = {}, {}
+    """Return the updates of all parameters, before the learning rate, and their new statistics."""
+    updates, new = {}, {}
     for name, p in params.items():
         old = statistics[name]
         if isinstance(old, Adam):
-            step, new[name] = _adam(old, grads[name])
-            steps[name] = loop.adamw_lr_multiplier * step
+            update, new[name] = adam_update(old, grads[name])
+            updates[name] = loop.adamw_lr_multiplier * update
         else:
             (part,) = matrix_views(p.shape, MatrixAxes())
-            newton_schulz = (
-                orthogonalize if loop.spec.newton_schulz and not part.is_vector else None
-            )
+            is_orthogonal = loop.spec.newton_schulz and not part.is_vector
+            newton_schulz = orthogonalize if is_orthogonal else None
             g, w = part.view(jnp, grads[name]), part.view(jnp, p)
-            step, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, newton_schulz)
-            steps[name] = part.inverse(jnp, step)
-    return steps, new
+            update, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, newton_schulz)
+            updates[name] = part.inverse(jnp, update)
+    return updates, new
 
 
 def distance_to_muon(
-    loop: InnerLoop, params: Params, steps: Params, statistics: dict, grads: Params
+    loop: InnerLoop, params: Params, updates: Params, statistics: dict, grads: Params
 ) -> jax.Array:
     """Return 1 - cosine between the rule's updates and Muon's (Nesterov), mean over the matrices.
 
@@ -153,18 +153,18 @@ def distance_to_muon(
         if isinstance(new, Adam) or part.is_vector:
             continue
         (m, *_), (decay, *_) = new.momentum, spec.momentum_decays
+        nesterov = decay * m + (1 - decay) * part.view(jnp, grads[name])
         # Stop the gradient through the expert, or theta could lower the distance by changing it.
-        expert = jax.lax.stop_gradient(
-            orthogonalize(jnp, spec, decay * m + (1 - decay) * part.view(jnp, grads[name]))
-        )
-        u = part.view(jnp, steps[name])
+        expert = jax.lax.stop_gradient(orthogonalize(jnp, spec, nesterov))
+        u = part.view(jnp, updates[name])
         lengths = [jnp.sqrt(jnp.sum(x * x, (-2, -1)) + spec.normalize_epsilon) for x in (u, expert)]
         distances.append(1 - jnp.mean(jnp.sum(u * expert, (-2, -1)) / (lengths[0] * lengths[1])))
     return jnp.mean(jnp.stack(distances)) if distances else jnp.zeros(())
 
 
-def _adam(old: Adam, g: jax.Array) -> tuple[jax.Array, Adam]:
-    (b1, b2) = ADAM_DECAYS
+def adam_update(old: Adam, g: jax.Array) -> tuple[jax.Array, Adam]:
+    """Return Adam's update of a vector, before the learning rate, and its new statistics."""
+    b1, b2 = ADAM_DECAYS
     new = Adam(b1 * old.first + (1 - b1) * g, b2 * old.second + (1 - b2) * g * g)
     return new.first / jnp.sqrt(new.second + ADAM_EPSILON), new
 
@@ -201,13 +201,15 @@ def unroll(
         )
         if loop.held_out:
             loss = family.evaluate(params, trajectory.model_state, task, held_out_key)["loss"]
-        steps, statistics = directions(loop, theta, params, trajectory.statistics, grads)
-        distance = (
-            distance_to_muon(loop, params, steps, statistics, grads) if imitate else jnp.zeros(())
-        )
+        statistics = trajectory.statistics
+        updates, statistics = network_update(loop, theta, params, statistics, grads)
+        distance = jnp.zeros(())
+        if imitate:
+            distance = distance_to_muon(loop, params, updates, statistics, grads)
         progress = (trajectory.step + 0.5) / trajectory.horizon
-        rate = trajectory.learning_rate * (warmup_cosine(progress) if loop.cosine else 1.0)
-        params = jax.tree.map(lambda p, step: p - rate * step, params, steps)
+        factor = warmup_cosine(progress) if loop.cosine else 1.0
+        learning_rate = trajectory.learning_rate * factor
+        params = jax.tree.map(lambda p, update: p - learning_rate * update, params, updates)
         after = trajectory._replace(
             params=params, model_state=model_state, statistics=statistics, step=trajectory.step + 1
         )
@@ -219,5 +221,5 @@ def unroll(
 
 
 def clipped(loop: InnerLoop, losses: jax.Array) -> jax.Array:
-    """Losses within [0, ceiling], the ceiling where one is not a number."""
+    """Clip losses to [0, ceiling]; those that are not a number become the ceiling."""
     return jnp.clip(jnp.nan_to_num(losses, nan=loop.loss_ceiling), 0, loop.loss_ceiling)

@@ -25,19 +25,19 @@ Families = Sequence[TaskFamily]
 
 
 class OuterState(NamedTuple):
-    """All that an outer step reads and writes; randomness comes from the seed and `iteration` alone."""
+    """All that an outer step reads and writes; randomness comes from the seed and `step` alone."""
 
     theta: Weights
     optimizer: Any
     estimator: Any
-    """The trajectories of each family; the only part that is spread over devices."""
-    iteration: jax.Array
+    """The trajectories of each family; the only part that is sharded over devices."""
+    step: jax.Array
 
 
 class Metrics(NamedTuple):
-    """What one outer iteration reports."""
+    """What one outer step reports."""
 
-    iteration: int
+    step: int
     meta_loss: float
     """Mean over trajectories and inner steps of the clipped loss, unweighted."""
     gradient_norm: float
@@ -59,41 +59,39 @@ def outer_optimizer(config: MetaConfig) -> optax.GradientTransformation:
         0.0,
         config.learning_rate,
         config.warmup,
-        config.outer_iterations,
+        config.outer_steps,
         config.final_learning_rate,
     )
     adamw = optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=config.weight_decay)
     clipped = optax.chain(optax.clip_by_global_norm(config.global_clip), adamw)
-    return optax.apply_if_finite(clipped, max_consecutive_errors=config.outer_iterations)
+    return optax.apply_if_finite(clipped, max_consecutive_errors=config.outer_steps)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def begin(config: MetaConfig, families: Families, theta: Weights) -> OuterState:
-    """Theta as it starts, with fresh trajectories."""
+    """Return theta as it starts, with fresh trajectories."""
     keys = jax.random.split(jax.random.key(config.seed), len(families))
     begin = config.estimator.begin
-    trajectories = [
-        begin(config.inner, family, theta, key) for family, key in zip(families, keys, strict=True)
-    ]
-    return OuterState(
-        theta, outer_optimizer(config).init(theta), trajectories, jnp.zeros((), jnp.int32)
-    )
+    trajectories = []
+    for family, key in zip(families, keys, strict=True):
+        trajectories.append(begin(config.inner, family, theta, key))
+    optimizer = outer_optimizer(config).init(theta)
+    return OuterState(theta, optimizer, trajectories, jnp.zeros((), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def outer_iteration(
+def outer_step(
     config: MetaConfig, families: Families, state: OuterState
 ) -> tuple[OuterState, dict[str, jax.Array]]:
-    """Unroll all trajectories one truncation, descend."""
-    keys = jax.random.split(
-        jax.random.fold_in(jax.random.key(config.seed + 1), state.iteration), len(families)
-    )
-    progress = state.iteration / max(1, config.outer_iterations - 1)
-    estimates = [
-        config.estimator.estimate(config.inner, family, state.theta, trajectories, key, progress)
-        for family, trajectories, key in zip(families, state.estimator, keys, strict=True)
-    ]
-    gradient = jax.tree.map(lambda *g: sum(g) / len(g), *(e.gradient for e in estimates))
+    """Unroll all trajectories by one truncation and update theta."""
+    step_key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
+    keys = jax.random.split(step_key, len(families))
+    progress = state.step / max(1, config.outer_steps - 1)
+    estimate, estimates = config.estimator.estimate, []
+    for family, trajectories, key in zip(families, state.estimator, keys, strict=True):
+        estimates.append(estimate(config.inner, family, state.theta, trajectories, key, progress))
+    gradients = [e.gradient for e in estimates]
+    gradient = jax.tree.map(lambda *g: sum(g) / len(g), *gradients)
     gradient = project(config.inner.spec, gradient) if config.odd else gradient
     updates, new = outer_optimizer(config).update(gradient, state.optimizer, state.theta)
     optimizer: Any = new
@@ -104,7 +102,7 @@ def outer_iteration(
         "dropped": sum(e.dropped for e in estimates),
         "skipped": optimizer.total_notfinite,
     }
-    return OuterState(theta, optimizer, [e.state for e in estimates], state.iteration + 1), metrics
+    return OuterState(theta, optimizer, [e.state for e in estimates], state.step + 1), metrics
 
 
 def run(
@@ -129,32 +127,29 @@ def run(
     checkpoint = Checkpoint(directory, config, families)
     state, elapsed = checkpoint.restore(first)
     devices.agree_on(
-        state.iteration,
-        f"the processes found other runs in {directory}; give an --out that all of them share",
+        state.step,
+        f"the processes found different runs in {directory}; give a folder that they share",
     )
     state, families = devices.place(state), devices.replicate(tuple(families))
     began = saved = time.monotonic()
     try:
-        for iteration in range(int(state.iteration), config.outer_iterations):
-            new_state, values = outer_iteration(config, families, state)
-            numbers = {
-                name: value.item() for name, value in values.items()
-            }  # waits for the devices
+        for step in range(int(state.step), config.outer_steps):
+            new_state, values = outer_step(config, families, state)
+            # `item` waits for the devices.
+            numbers = {name: value.item() for name, value in values.items()}
             now = time.monotonic()
-            metrics = Metrics(iteration, **numbers, seconds=elapsed + now - began)
-            checkpoint.record(
-                metrics._asdict()
-            )  # before the state moves on: a line too many is dropped, one too few is not
+            metrics = Metrics(step, **numbers, seconds=elapsed + now - began)
+            # Log before advancing: extra lines are dropped on resume, missing ones are lost.
+            checkpoint.record(metrics._asdict())
             state = new_state
-            if devices.first_says(now - saved > every_seconds):
+            if devices.first_decides(now - saved > every_seconds):
                 checkpoint.save(devices.gather(state), metrics.seconds)
                 saved = now
             yield metrics
         checkpoint.save(devices.gather(state), elapsed + time.monotonic() - began)
         devices.wait()  # until the first process has written it
-    except (
-        BaseException
-    ):  # interrupted, closed or failed: the others of several processes may not be here to gather
+    except BaseException:  # interrupted, closed or failed
+        # Of several processes, the others may never come to gather the state.
         if devices.processes == 1:
             checkpoint.save(devices.gather(state), elapsed + time.monotonic() - began)
         raise

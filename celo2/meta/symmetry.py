@@ -34,6 +34,6 @@ def project(spec: Spec, weights: Weights) -> Weights:
 
 
 def _swapped(x: Any, axis: int) -> Any:
-    """Units 0 and 1 in each other's place, 2 and 3, and so on."""
+    """Exchange units 0 and 1, 2 and 3, and so on."""
     order = np.arange(x.shape[axis]) ^ 1
     return x[order] if axis == 0 else x[..., order]

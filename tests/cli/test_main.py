@@ -64,8 +64,8 @@ def refused(capsys, *arguments):
             "celo2 meta-train: unknown preset 'x': take one of",
         ),
         (
-            ("meta-train", "--outer-iterations", "3"),
-            "--outer-iterations is 3; give more than the 20 of the warm-up",
+            ("meta-train", "--outer-steps", "3"),
+            "--outer-steps is 3; give more than the 20 of the warm-up",
         ),
         (("meta-train", "--trajectories", "0"), "--trajectories is 0; give at least 1"),
         (

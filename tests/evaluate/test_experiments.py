@@ -8,8 +8,7 @@ import pytest
 from celo2 import InputError
 from celo2.evaluate.experiments import Experiment, mean_ratio, muon_scores, ratios, read, write
 from celo2.evaluate.suites import VALIDATION
-from celo2.meta.config import MetaConfig, from_settings
-from celo2.meta.estimators import PES
+from celo2.meta.config import from_settings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "records" / "experiments"
@@ -80,20 +79,3 @@ def test_a_file_that_is_no_experiment_is_named(tmp_path, content, message):
     (tmp_path / "001-bad.json").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read(tmp_path)
-
-
-def test_settings_make_a_configuration():
-    settings = {"inner.cosine": True, "estimator": "PES", "estimator.sigma": 0.5}
-    config = from_settings({**settings, "augmentation.alpha": [1, 2]})
-    assert config.inner.cosine
-    assert config.estimator == PES(sigma=0.5)
-    assert config.augmentation.alpha == (1, 2)
-    assert from_settings({}) == MetaConfig()
-    with pytest.raises(InputError, match=r"no configuration has a setting 'inner.warmth'"):
-        from_settings({"inner.warmth": 1})
-    with pytest.raises(
-        InputError, match=r"inner.weighting is 'linaer'; take one of uniform, linear"
-    ):
-        from_settings({"inner.weighting": "linaer"})
-    with pytest.raises(InputError, match="unknown estimator 'SPSA': take one of Unrolled, PES, ES"):
-        from_settings({"estimator": "SPSA"})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from celo2 import InputError
-from celo2.meta.checkpoint import Checkpoint
+from celo2.meta.checkpoint import Checkpoint, theta_of
 from celo2.meta.config import MetaConfig
 from celo2.meta.outer import OuterState
 
@@ -31,11 +31,20 @@ def test_a_damaged_folder_is_refused_and_stays(tmp_path, name, content, message)
     assert (tmp_path / name).read_bytes() == content
 
 
+def test_a_state_that_lacks_an_array_is_refused(tmp_path):
+    kept = Checkpoint(tmp_path, MetaConfig(), [])
+    np.savez(tmp_path / "state.npz", other=np.zeros(2))
+    with pytest.raises(InputError, match=r"state.npz lacks .step; delete its folder, or give"):
+        kept.restore(OuterState(np.zeros(2), (), (), np.int32(1)))
+    with pytest.raises(InputError, match=r"state.npz lacks .theta.w0; delete its folder"):
+        theta_of(tmp_path)
+
+
 def test_metrics_that_are_not_utf8_do_not_end_a_run(tmp_path):
     kept = Checkpoint(tmp_path, MetaConfig(), [])
     state = OuterState(np.zeros(2), (), (), np.int32(1))
     kept.save(state, 2.0)
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\n\xfe\n")
     restored, seconds = kept.restore(state)
-    assert (restored.iteration, seconds) == (1, 2.0)
+    assert (restored.step, seconds) == (1, 2.0)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"\xff\n"

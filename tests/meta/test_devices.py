@@ -26,7 +26,7 @@ assert jax.device_count() == devices * processes
 from celo2.meta import outer
 from dataclasses import replace
 from tests.meta.test_meta import CONFIG, FAMILY
-config = replace(CONFIG, outer_iterations=4, warmup=2)  # later, Adam makes large differences of small ones
+config = replace(CONFIG, outer_steps=4, warmup=2)  # later, Adam makes large differences of small ones
 for metrics in outer.run(config, [FAMILY], Path(directory), every_seconds=0.0):
     pass
 """
@@ -48,6 +48,7 @@ def start(directory, devices, process=0, processes=1, port=0):
     return subprocess.Popen(arguments, env=env, cwd=Path(__file__).parents[2])
 
 
+@pytest.mark.distributed
 def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

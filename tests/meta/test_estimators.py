@@ -171,6 +171,7 @@ def estimates(estimator, truncations):
     return jax.lax.map(jax.jit(one), jax.random.split(jax.random.key(0), 32))
 
 
+@pytest.mark.slow
 def test_pes_is_unbiased_where_truncated_es_is_not():
     """The true gradient of the mean loss over the whole horizon is that of an unroll over all of it."""
     whole = Unrolled(1, 8, 1e9)
@@ -187,6 +188,7 @@ def test_pes_is_unbiased_where_truncated_es_is_not():
     assert mean < 1 - 10 * error, "the problem is too easy to tell the two apart"
 
 
+@pytest.mark.slow
 def test_pes_agrees_with_evosax_in_lock_step():
     """The same perturbations and losses through evosax's estimator, read off its plain gradient descent."""
     pairs, sigma, truncations = 4, 0.01, 4
@@ -253,7 +255,7 @@ def test_the_distance_to_muon_is_that_to_the_polar_factor_of_its_nesterov_moment
         grads = {
             name: rng.standard_normal(p.shape).astype(np.float32) for name, p in params.items()
         }
-        _, statistics = inner.directions(LOOP, WEIGHTS, params, statistics, grads)
+        _, statistics = inner.network_update(LOOP, WEIGHTS, params, statistics, grads)
         m = 0.9 * m + 0.1 * grads["w"]
     u, _, v = np.linalg.svd(0.9 * m + 0.1 * grads["w"], full_matrices=False)
     steps = [u @ v, -u @ v, rng.standard_normal(m.shape)]
@@ -265,6 +267,7 @@ def test_the_distance_to_muon_is_that_to_the_polar_factor_of_its_nesterov_moment
     assert 0.5 < distances[2] < 1.5
 
 
+@pytest.mark.slow
 def test_imitation_alone_brings_a_random_theta_towards_muon():
     estimator = Unrolled(4, 5, 1e9, imitation=(1e6, 1e6))
     theta = jax.tree.map(jnp.asarray, Theta.random(0, LOOP.spec).weights)
@@ -296,6 +299,7 @@ def test_imitation_alone_brings_a_random_theta_towards_muon():
     assert distance(theta, state) < before / 2
 
 
+@pytest.mark.slow
 def test_the_weight_of_imitation_goes_from_the_first_to_the_last():
     state = Unrolled(2, 5).begin(LOOP, FAMILY, WEIGHTS, jax.random.key(0))
 
@@ -336,7 +340,7 @@ def test_model_state_is_carried_through_an_unroll_and_reset_with_the_trajectory(
             value_and_grad = jax.value_and_grad(family.loss, has_aux=True)
             (loss, state), grads = value_and_grad(params, state, trajectory.task, batch_key)
             np.testing.assert_allclose(found, inner.clipped(LOOP, loss), rtol=1e-4, atol=1e-6)
-            moves, statistics = inner.directions(LOOP, WEIGHTS, params, statistics, grads)
+            moves, statistics = inner.network_update(LOOP, WEIGHTS, params, statistics, grads)
             rate = trajectory.learning_rate
             params = jax.tree.map(lambda p, move, rate=rate: p - rate * move, params, moves)
     for a, b in zip(jax.tree.leaves(after.model_state), jax.tree.leaves(state), strict=True):

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 
 from celo2 import InputError, Spec, load_theta, rule
-from celo2.cli.meta_train import tensorboard
 from celo2.meta import inner, outer
 from celo2.meta.checkpoint import theta_of
-from celo2.meta.config import PRESETS, MetaConfig, preset
+from celo2.meta.config import MetaConfig
 from celo2.meta.estimators import Estimate, Unrolled
 from celo2.meta.sensitivity import sensitivity
 from celo2.meta.starts import STARTS, handcrafted
@@ -33,9 +32,7 @@ from tests.oracle import oracle_steps
 FAMILY = Quadratic()
 LOOP = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(20, 60))
 ESTIMATOR = Unrolled(trajectories=8, truncation_length=10)
-CONFIG = MetaConfig(
-    inner=LOOP, estimator=ESTIMATOR, outer_iterations=30, warmup=5, learning_rate=1e-2
-)
+CONFIG = MetaConfig(inner=LOOP, estimator=ESTIMATOR, outer_steps=30, warmup=5, learning_rate=1e-2)
 
 
 def replay(grads, start, orthogonalize):
@@ -146,7 +143,7 @@ def test_a_range_upside_down_is_refused():
 
 @dataclasses.dataclass(frozen=True)
 class NotFinite(Unrolled):
-    """An estimator whose gradient is not a number in every third iteration."""
+    """An estimator whose gradient is not a number in every third outer step."""
 
     def estimate(self, loop, family, theta, state, key, progress=0.0):
         estimate = super().estimate(loop, family, theta, state, key, progress)
@@ -154,6 +151,7 @@ class NotFinite(Unrolled):
         return Estimate(jax.tree.map(lambda g: g * bad, estimate.gradient), *estimate[1:])
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
     config = dataclasses.replace(CONFIG, estimator=NotFinite(8, 10))
     metrics = list(outer.run(config, [FAMILY], tmp_path))
@@ -163,10 +161,11 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
     assert all(np.isfinite(w).all() for w in theta_of(tmp_path)[0])
 
 
+@pytest.mark.slow
 def test_meta_training_lowers_the_meta_loss(tmp_path):
     loop = dataclasses.replace(LOOP, adamw_lr_multiplier=1.0)
     config = dataclasses.replace(
-        CONFIG, inner=dataclasses.replace(loop, learning_rate=(0.05, 0.05)), outer_iterations=150
+        CONFIG, inner=dataclasses.replace(loop, learning_rate=(0.05, 0.05)), outer_steps=150
     )
     losses = [m.meta_loss for m in outer.run(config, [FAMILY], tmp_path)]
     assert np.mean(losses[-60:]) < 0.9 * np.mean(losses[:30])
@@ -217,6 +216,7 @@ def test_an_odd_rule_turns_its_step_around_with_the_gradient():
     assert rule.channel_signs(Spec()).count(1.0) == 14  # V, s and the factored statistics
 
 
+@pytest.mark.slow
 def test_meta_training_among_the_odd_rules_stays_among_them(tmp_path):
     config = dataclasses.replace(CONFIG, odd=True, start="muon-1")
     for _ in outer.run(config, [FAMILY], tmp_path):
@@ -278,6 +278,7 @@ def test_what_a_theta_listens_to_are_differences_of_its_direction():
     assert heard["W"] / heard["G"] == pytest.approx(differences[1] / differences[0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_bit_identical(tmp_path):
     """SIGKILL at moments of no one's choosing, until a process gets to the end."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -324,27 +325,6 @@ def test_another_configuration_is_refused_with_the_difference_named(tmp_path):
         next(outer.run(dataclasses.replace(CONFIG, estimator=Unrolled(8, 5)), [FAMILY], tmp_path))
 
 
-def test_presets():
-    assert set(PRESETS) == {"celo2", "quick", "celo2-published-data", "celo2-base", "paper"}
-    assert not preset("celo2-base").inner.spec.newton_schulz
-    with pytest.raises(
-        InputError,
-        match="unknown preset 'slow': take one of celo2, quick, celo2-published-data, celo2-base, paper",
-    ):
-        preset("slow")
-
-
-def test_tensorboard_files_hold_every_metric(tmp_path):
-    with tensorboard(tmp_path) as log:
-        log(outer.Metrics(3, 0.5, 0.1, 0, 0, 12.0))
-    (path,) = tmp_path.iterdir()
-    content = path.read_bytes()
-    assert all(
-        name.encode() in content
-        for name in ("meta_loss", "gradient_norm", "dropped", "skipped", "seconds")
-    )
-
-
 def test_celo2_is_a_start_for_its_own_spec_alone():
     np.testing.assert_array_equal(
         STARTS["celo2"](3, Spec()).weights.w0, load_theta("celo2").weights.w0
@@ -361,7 +341,7 @@ def test_a_run_from_before_a_setting_existed_goes_on(tmp_path):
     written = json.loads((tmp_path / "config.json").read_text())
     del written["estimator.imitation"]
     (tmp_path / "config.json").write_text(json.dumps(written))
-    assert next(outer.run(CONFIG, [FAMILY], tmp_path)).iteration == 3
+    assert next(outer.run(CONFIG, [FAMILY], tmp_path)).step == 3
     imitating = dataclasses.replace(
         CONFIG, estimator=dataclasses.replace(ESTIMATOR, imitation=(0.5, 0.5))
     )

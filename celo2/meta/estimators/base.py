@@ -13,16 +13,16 @@ from celo2.tasks.base import TaskFamily
 
 
 class Estimate(NamedTuple):
-    """Outcome of one outer iteration."""
+    """Outcome of one outer step."""
 
     gradient: Weights
-    """Of the meta-loss by theta."""
+    """Of the meta-loss with respect to theta."""
     loss: jax.Array
     """Mean over trajectories and inner steps of the clipped loss, unweighted."""
     dropped: jax.Array
     """Number of trajectories left out because their gradient was not finite."""
     state: Any
-    """For the next iteration."""
+    """For the next outer step."""
 
 
 class Estimator(Protocol):
@@ -35,11 +35,11 @@ class Estimator(Protocol):
 
     @property
     def truncation_length(self) -> int:
-        """Inner steps of each trajectory per outer iteration."""
+        """Inner steps of each trajectory per outer step."""
         ...
 
     def begin(self, loop: InnerLoop, family: TaskFamily, theta: Weights, key: jax.Array) -> Any:
-        """State with fresh trajectories."""
+        """Return the state with fresh trajectories."""
         ...
 
     def estimate(
@@ -51,12 +51,19 @@ class Estimator(Protocol):
         key: jax.Array,
         progress: jax.Array | float = 0.0,
     ) -> Estimate:
-        """Run one truncation of all trajectories; `progress` (0..1) is the part of the outer steps done."""
+        """Unroll all trajectories by one truncation.
+
+        `progress` is the fraction of the outer steps that are done.
+        """
         ...
 
 
 def check_truncation(loop: InnerLoop, truncation_length: int) -> None:
-    """Raises InputError where a trajectory could end twice within one unroll."""
+    """Check that no trajectory can end twice within one unroll.
+
+    Raises:
+        InputError: the shortest horizon is shorter than an unroll.
+    """
     if loop.horizon[0] < truncation_length:
         raise InputError(
             f"the shortest horizon is {loop.horizon[0]} inner steps "
@@ -66,12 +73,12 @@ def check_truncation(loop: InnerLoop, truncation_length: int) -> None:
 
 
 def starts(loop: InnerLoop, family: TaskFamily, key: jax.Array, count: int) -> Trajectory:
-    """Fresh trajectories, leading axis `count`."""
+    """Start `count` trajectories, their leading axis."""
     return jax.vmap(lambda key: start(loop, family, key))(jax.random.split(key, count))
 
 
 def first_starts(loop: InnerLoop, family: TaskFamily, key: jax.Array, count: int) -> Trajectory:
-    """Fresh trajectories of a run that begins, staggered if the loop says so."""
+    """Start the trajectories of a new run, staggered if the loop says so."""
     start_key, stagger_key = jax.random.split(key)
     trajectories = starts(loop, family, start_key, count)
     step = jax.random.randint(stagger_key, (count,), 0, trajectories.horizon)

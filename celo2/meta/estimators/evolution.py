@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import NamedTuple
 
@@ -24,18 +25,21 @@ class Pairs(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ES:
-    """Antithetic evolution strategy on truncated unrolls.
-
-    It is biased where a truncation's theta acts on later losses.
-    """
+class Antithetic(abc.ABC):
+    """What ES and PES share: they differ in the perturbation that a loss is credited to."""
 
     trajectories: int = 32
     """Antithetic pairs."""
     truncation_length: int = 50
-    """Inner steps of each network per outer iteration."""
+    """Inner steps of each network per outer step."""
     sigma: float = 0.01
     """Standard deviation of a perturbation."""
+
+    @abc.abstractmethod
+    def credit(
+        self, plus: Steps, minus: Steps, accumulated: Weights, eps: Weights
+    ) -> tuple[Weights, Weights]:
+        """Return the meta-gradient of one pair, and its accumulated perturbation afterwards."""
 
     def begin(self, loop: InnerLoop, family: TaskFamily, theta: Weights, key: jax.Array) -> Pairs:
         check_truncation(loop, self.truncation_length)
@@ -61,58 +65,62 @@ class ES:
             pair: Pairs, fresh: Trajectory, keys: jax.Array, perturbation_key: jax.Array
         ) -> tuple[Weights, jax.Array, Pairs]:
             eps = self._perturbation(theta, perturbation_key)
-            plus, positive = unroll(
-                loop, family, jax.tree.map(jnp.add, theta, eps), pair.positive, fresh, keys
-            )
-            minus, negative = unroll(
-                loop, family, jax.tree.map(jnp.subtract, theta, eps), pair.negative, fresh, keys
-            )
-            gradient, accumulated = self._gradient(plus, minus, pair.accumulated, eps)
-            return (
-                gradient,
-                (plus.loss + minus.loss).mean() / 2,
-                Pairs(positive, negative, accumulated),
-            )
+            higher = jax.tree.map(jnp.add, theta, eps)
+            lower = jax.tree.map(jnp.subtract, theta, eps)
+            plus, positive = unroll(loop, family, higher, pair.positive, fresh, keys)
+            minus, negative = unroll(loop, family, lower, pair.negative, fresh, keys)
+            gradient, accumulated = self.credit(plus, minus, pair.accumulated, eps)
+            loss = (plus.loss + minus.loss).mean() / 2
+            return gradient, loss, Pairs(positive, negative, accumulated)
 
         gradients, losses, state = jax.vmap(one)(state, fresh, keys, perturbation_keys)
-        return Estimate(
-            jax.tree.map(lambda g: g.mean(0), gradients),
-            losses.mean(),
-            jnp.zeros((), jnp.int32),
-            state,
-        )
+        gradient = jax.tree.map(lambda g: g.mean(0), gradients)
+        return Estimate(gradient, losses.mean(), jnp.zeros((), jnp.int32), state)
 
     def _perturbation(self, theta: Weights, key: jax.Array) -> Weights:
         keys = Weights(*jax.random.split(key, len(theta)))
-        return jax.tree.map(
-            lambda t, key: self.sigma * jax.random.normal(key, t.shape), theta, keys
-        )
 
-    def _gradient(
+        def draw(t: jax.Array, key: jax.Array) -> jax.Array:
+            return self.sigma * jax.random.normal(key, t.shape)
+
+        return jax.tree.map(draw, theta, keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class ES(Antithetic):
+    """Antithetic evolution strategy on truncated unrolls.
+
+    Losses are credited to the current perturbation, so the estimate is biased where a truncation's
+    theta acts on later losses.
+    """
+
+    def credit(
         self, plus: Steps, minus: Steps, accumulated: Weights, eps: Weights
     ) -> tuple[Weights, Weights]:
-        """(gradient of one pair, what it accumulates)."""
         difference = jnp.mean(plus.weight * (plus.loss - minus.loss))
         return jax.tree.map(lambda e: difference * e / (2 * self.sigma**2), eps), accumulated
 
 
 @dataclasses.dataclass(frozen=True)
-class PES(ES):
+class PES(Antithetic):
     """Persistent evolution strategy, unbiased.
 
     The two networks of a pair live on between truncations. Losses before the trajectory's reset are
     credited to the accumulated perturbation, later ones to the current one.
     """
 
-    def _gradient(
+    def credit(
         self, plus: Steps, minus: Steps, accumulated: Weights, eps: Weights
     ) -> tuple[Weights, Weights]:
         difference = plus.weight * (plus.loss - minus.loss)
         before = jnp.mean(jnp.where(plus.ended, 0.0, difference))
         after = jnp.mean(jnp.where(plus.ended, difference, 0.0))
         total = jax.tree.map(jnp.add, accumulated, eps)
-        gradient = jax.tree.map(
-            lambda a, e: (before * a + after * e) / (2 * self.sigma**2), total, eps
-        )
-        ended = plus.ended[-1]
-        return gradient, jax.tree.map(lambda a, e: jnp.where(ended, e, a), total, eps)
+
+        def gradient(total: jax.Array, eps: jax.Array) -> jax.Array:
+            return (before * total + after * eps) / (2 * self.sigma**2)
+
+        # After a reset, only the current perturbation has acted on the network.
+        reset = plus.ended[-1]
+        kept = jax.tree.map(lambda t, e: jnp.where(reset, e, t), total, eps)
+        return jax.tree.map(gradient, total, eps), kept

@@ -26,7 +26,7 @@ class Unrolled:
     trajectories: int = 16
     """Networks in training side by side."""
     truncation_length: int = 50
-    """Inner steps of each per outer iteration."""
+    """Inner steps of each per outer step."""
     trajectory_clip: float = 0.1
     """Norm of one trajectory's gradient."""
     imitation: tuple[float, float] = (0.0, 0.0)
@@ -54,32 +54,29 @@ class Unrolled:
         keys = jax.random.split(batch_key, (self.trajectories, self.truncation_length))
 
         def meta_loss(
-            theta: Weights, *arguments: jax.Array | Trajectory
+            theta: Weights, trajectory: Trajectory, fresh: Trajectory, keys: jax.Array
         ) -> tuple[jax.Array, tuple[jax.Array, Trajectory]]:
-            steps, after = unroll(loop, family, theta, *arguments, imitate=any(self.imitation))  # type: ignore[arg-type]
-            return jnp.mean(steps.weight * steps.loss + weight * steps.distance_to_muon), (
-                steps.loss.mean(),
-                after,
-            )
+            imitate = any(self.imitation)
+            steps, after = unroll(loop, family, theta, trajectory, fresh, keys, imitate)
+            loss = jnp.mean(steps.weight * steps.loss + weight * steps.distance_to_muon)
+            return loss, (steps.loss.mean(), after)
 
         def one(
-            *arguments: jax.Array | Trajectory,
+            trajectory: Trajectory, fresh: Trajectory, keys: jax.Array
         ) -> tuple[Weights, jax.Array, jax.Array, Trajectory]:
-            (_, (loss, after)), gradient = jax.value_and_grad(meta_loss, has_aux=True)(
-                theta, *arguments
-            )
-            norm = optax.tree.norm(gradient)
-            finite = jnp.isfinite(norm)
-            scale = jnp.minimum(1.0, self.trajectory_clip / (norm + 1e-30))
-            return (
-                jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), gradient),
-                loss,
-                ~finite,
-                after,
-            )
+            value_and_grad = jax.value_and_grad(meta_loss, has_aux=True)
+            (_, (loss, after)), gradient = value_and_grad(theta, trajectory, fresh, keys)
+            gradient, finite = self._clipped(gradient)
+            return gradient, loss, ~finite, after
 
         gradients, losses, dropped, after = jax.vmap(one)(state, fresh, keys)
         kept = jnp.maximum(self.trajectories - dropped.sum(), 1)
-        return Estimate(
-            jax.tree.map(lambda g: g.sum(0) / kept, gradients), losses.mean(), dropped.sum(), after
-        )
+        gradient = jax.tree.map(lambda g: g.sum(0) / kept, gradients)
+        return Estimate(gradient, losses.mean(), dropped.sum(), after)
+
+    def _clipped(self, gradient: Weights) -> tuple[Weights, jax.Array]:
+        """Clip the gradient of one trajectory; return zeros and False if it is not finite."""
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(norm)
+        scale = jnp.minimum(1.0, self.trajectory_clip / (norm + 1e-30))
+        return jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), gradient), finite

@@ -1,0 +1,91 @@
+"""Configurations by name, each an edit of the default."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celo2.errors import InputError
+from celo2.meta.config import Augmentation, MetaConfig
+from celo2.meta.estimators import PES, Unrolled
+from celo2.meta.inner import InnerLoop
+from celo2.rule.spec import Spec
+
+
+def celo2(config: MetaConfig) -> MetaConfig:
+    """Return the recipe of the theta that ships as `celo2`; docs/meta-training.md says why."""
+    return replace(
+        config,
+        inner=InnerLoop(
+            learning_rate=(2e-3, 2e-2),
+            cosine=True,
+            horizon=(200, 500),
+            weighting="linear",
+            held_out=True,
+        ),
+        estimator=Unrolled(trajectories=8, truncation_length=50, trajectory_clip=0.01),
+        augmentation=Augmentation(alpha=(1.0, 1.0)),
+        families=("mlp", "autoencoder", "conv"),
+        train_size=2000,
+        start="muon-1",
+        odd=True,
+        outer_steps=600,
+        learning_rate=5e-4,
+        final_learning_rate=5e-6,
+    )
+
+
+def celo2_published_data(config: MetaConfig) -> MetaConfig:
+    """Return the recipe of `celo2` on the image sets of the paper."""
+    return replace(celo2(config), tasks="published")
+
+
+def quick(config: MetaConfig) -> MetaConfig:
+    """Return a quarter of the recipe of `celo2`."""
+    return replace(celo2(config), outer_steps=150)
+
+
+def celo2_base(config: MetaConfig) -> MetaConfig:
+    """Return the recipe of `celo2-base`: no Newton-Schulz, the rule on vectors, Adam as the start."""
+    config = celo2(config)
+    return replace(
+        config,
+        inner=replace(config.inner, spec=Spec(newton_schulz=False, everywhere=True)),
+        start="adam",
+    )
+
+
+def paper(config: MetaConfig) -> MetaConfig:
+    """Return the published recipe but for its 100,000 outer steps.
+
+    PES with 8 antithetic pairs per set, and alpha in 1e-3..1e3.
+    """
+    return replace(
+        config,
+        estimator=PES(trajectories=32),
+        augmentation=Augmentation(alpha=(1e-3, 1e3)),
+        tasks="published",
+        learning_rate=5e-5,
+        final_learning_rate=5e-5,
+        warmup=0,
+        global_clip=1e9,  # out of reach: the paper has none
+    )
+
+
+PRESETS = {
+    "celo2": celo2,
+    "quick": quick,
+    "celo2-published-data": celo2_published_data,
+    "celo2-base": celo2_base,
+    "paper": paper,
+}
+
+
+def preset(name: str) -> MetaConfig:
+    """Return a configuration by the name of its preset.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}: take one of {', '.join(PRESETS)}")
+    return PRESETS[name](MetaConfig())
