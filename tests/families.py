@@ -90,10 +90,10 @@ class BatchNorm:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bandit:
-    """REINFORCE on-policy: actions are drawn from the policy that is trained, so batches depend on it.
+    """REINFORCE on-policy: actions are drawn from the policy that is trained.
 
-    A task is the expected reward of each of four actions in each of three contexts; the model state
-    is the running mean of the reward, the baseline.
+    So batches depend on the parameters. A task is the expected reward of each of four actions in
+    each of three contexts; the model state is the running mean of the reward, the baseline.
     """
 
     def sample(self, key):

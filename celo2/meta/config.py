@@ -36,14 +36,15 @@ class MetaConfig:
     estimator: Unrolled | PES | ES = Unrolled()
     augmentation: Augmentation = Augmentation()
     tasks: Literal["offline", "published"] = "offline"
-    """Image sets at 8x8: the four that need no download, or MNIST, Fashion-MNIST, CIFAR-10 and street
-    digits."""
+    """Image sets at 8x8: the four that need no download, or MNIST, Fashion-MNIST, CIFAR-10 and
+    street digits."""
     color: bool = False
     """Three channels instead of their mean, 192 inputs instead of 64."""
     families: tuple[str, ...] = ("mlp",)
     """Networks on those images: see `celo2.tasks.registry`."""
     train_size: int | None = None
-    """Images that a task trains on, a window of at most half of its set; None: all, none held out."""
+    """Images that a task trains on, a window of at most half of its set; None: all of them, and
+    none is held out."""
     start: Literal["random", "muon-0.3", "muon-1", "adam", "celo2"] = "random"
     """Theta at first: see `celo2.meta.starts`; celo2 is the one that ships with this version."""
     odd: bool = False

@@ -83,7 +83,7 @@ class Steps(NamedTuple):
     ended: jax.Array
     """Whether the trajectory that the unroll began with had ended before this step."""
     distance_to_muon: jax.Array
-    """1 - cosine between the rule's update and Muon's, mean over the matrices; 0 unless asked for."""
+    """1 - cosine between the rule's update and Muon's, mean over matrices; 0 unless asked for."""
 
 
 def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
@@ -107,7 +107,7 @@ def _log_uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
 
 
 def _statistics(loop: InnerLoop, params: Params) -> dict[str, rule.Accumulators | Adam]:
-    """Return the statistics of each parameter, by the optimizer that updates it, as for JAX users."""
+    """Initialize the statistics of each parameter, which is routed as for users of JAX."""
     routes = by_names_and_shapes([(name, p.shape) for name, p in params.items()])
     statistics: dict[str, rule.Accumulators | Adam] = {}
     for (name, p), route in zip(params.items(), routes, strict=True):
@@ -169,6 +169,36 @@ def adam_update(old: Adam, g: jax.Array) -> tuple[jax.Array, Adam]:
     return new.first / jnp.sqrt(new.second + ADAM_EPSILON), new
 
 
+def inner_step(
+    loop: InnerLoop,
+    family: TaskFamily,
+    theta: rule.Weights,
+    trajectory: Trajectory,
+    key: jax.Array,
+    imitate: bool,
+) -> tuple[Trajectory, Steps]:
+    """Train a network for one step; return the trajectory and the report of the step."""
+    task, params, statistics = trajectory.task, trajectory.params, trajectory.statistics
+    batch_key, held_out_key = jax.random.split(key)
+    value_and_grad = jax.value_and_grad(family.loss, has_aux=True)
+    (loss, model_state), grads = value_and_grad(params, trajectory.model_state, task, batch_key)
+    if loop.held_out:
+        loss = family.evaluate(params, trajectory.model_state, task, held_out_key)["loss"]
+    updates, statistics = network_update(loop, theta, params, statistics, grads)
+    distance = jnp.zeros(())
+    if imitate:
+        distance = distance_to_muon(loop, params, updates, statistics, grads)
+    progress = (trajectory.step + 0.5) / trajectory.horizon
+    factor = warmup_cosine(progress) if loop.cosine else 1.0
+    learning_rate = trajectory.learning_rate * factor
+    params = jax.tree.map(lambda p, update: p - learning_rate * update, params, updates)
+    weight = 2 * progress if loop.weighting == "linear" else jnp.ones(())
+    after = trajectory._replace(
+        params=params, model_state=model_state, statistics=statistics, step=trajectory.step + 1
+    )
+    return after, Steps(clipped(loop, loss), weight, jnp.zeros((), bool), distance)
+
+
 def unroll(
     loop: InnerLoop,
     family: TaskFamily,
@@ -180,12 +210,12 @@ def unroll(
 ) -> tuple[Steps, Trajectory]:
     """Take as many inner steps as there are keys; return what each reports and the trajectory.
 
-    A trajectory at its horizon is replaced by `fresh`, even in the middle of the unroll; none may end
-    twice in one. With `imitate`, the distance to Muon is reported too. Each step is rematerialized
-    in the backward pass: keeping only the networks and their accumulators is both smaller and, on a
-    CPU, faster than keeping the channels.
+    A trajectory at its horizon is replaced by `fresh`, even in the middle of the unroll; none may
+    end twice in one. With `imitate`, the distance to Muon is reported too.
     """
 
+    # Each step is rematerialized in the backward pass: keeping only the networks and their
+    # accumulators is both smaller and, on a CPU, faster than keeping the channels.
     @jax.checkpoint
     def body(
         carry: tuple[Trajectory, jax.Array], key: jax.Array
@@ -194,27 +224,8 @@ def unroll(
         ends = trajectory.step >= trajectory.horizon
         trajectory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, trajectory)
         ended = ended | ends
-        task, params = trajectory.task, trajectory.params
-        batch_key, held_out_key = jax.random.split(key)
-        (loss, model_state), grads = jax.value_and_grad(family.loss, has_aux=True)(
-            params, trajectory.model_state, task, batch_key
-        )
-        if loop.held_out:
-            loss = family.evaluate(params, trajectory.model_state, task, held_out_key)["loss"]
-        statistics = trajectory.statistics
-        updates, statistics = network_update(loop, theta, params, statistics, grads)
-        distance = jnp.zeros(())
-        if imitate:
-            distance = distance_to_muon(loop, params, updates, statistics, grads)
-        progress = (trajectory.step + 0.5) / trajectory.horizon
-        factor = warmup_cosine(progress) if loop.cosine else 1.0
-        learning_rate = trajectory.learning_rate * factor
-        params = jax.tree.map(lambda p, update: p - learning_rate * update, params, updates)
-        after = trajectory._replace(
-            params=params, model_state=model_state, statistics=statistics, step=trajectory.step + 1
-        )
-        weight = 2 * progress if loop.weighting == "linear" else jnp.ones(())
-        return (after, ended), Steps(clipped(loop, loss), weight, ended, distance)
+        after, steps = inner_step(loop, family, theta, trajectory, key, imitate)
+        return (after, ended), steps._replace(ended=ended)
 
     (after, _), steps = jax.lax.scan(body, (trajectory, jnp.zeros((), bool)), keys)
     return steps, after

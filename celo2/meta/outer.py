@@ -21,7 +21,8 @@ from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
 
 Families = Sequence[TaskFamily]
-"""Task families that theta is learned on; each has the estimator's trajectories and equal weight."""
+"""Task families that theta is learned on; each has the estimator's trajectories, all equal
+weight."""
 
 
 class OuterState(NamedTuple):
@@ -113,8 +114,8 @@ def run(
     `directory` holds the checkpoint and the metrics. A run that was killed, at whatever moment,
     resumes from its last checkpoint and ends at the theta that it would have had, on the same
     devices bit for bit. Checkpoints are written every `every_seconds`, at the end, and, with one
-    process, when the loop is interrupted or closed. Trajectories are sharded over all devices of all
-    processes.
+    process, when the loop is interrupted or closed. Trajectories are sharded over all devices of
+    all processes.
 
     Raises:
         InputError: `directory` holds a run of another configuration, the trajectories do not divide

@@ -45,7 +45,7 @@ def quick(config: MetaConfig) -> MetaConfig:
 
 
 def celo2_base(config: MetaConfig) -> MetaConfig:
-    """Return the recipe of `celo2-base`: no Newton-Schulz, the rule on vectors, Adam as the start."""
+    """Return the recipe of `celo2-base`: no Newton-Schulz, the rule on vectors, Adam as start."""
     config = celo2(config)
     return replace(
         config,

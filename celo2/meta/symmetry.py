@@ -1,10 +1,11 @@
 """The odd rules: those whose update changes sign with gradient, momentum and weights.
 
-Nothing in the rule's MLP says that the update for -g is minus the update for g, and meta-training on
-small networks learns it only where it saw gradients. Where a network has inputs that are almost
+Nothing in the rule's MLP says that the update for -g is minus the update for g, and meta-training
+on small networks learns it only where it saw gradients. Where a network has inputs that are almost
 always zero, a part that is not odd pushes weights in one direction forever. Odd rules are a linear
 subspace of theta: hidden units come in pairs (2k, 2k+1) that are exchanged when the sign changes. A
-gradient projected onto it keeps theta in it, under Adam too, since both of a pair get equal updates.
+gradient projected onto it keeps theta in it, under Adam too, since both of a pair get equal
+updates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Protects the ways by which data arrive: hashes are checked, nothing is half there, and what cannot be had is said."""
+"""Protects the fetching of data: hashes are checked, nothing is half there, failures are told."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""Protects the reading of data files: formats are read, and whatever else lies there is refused in one sentence."""
+"""Protects the reading of data files: damaged ones are refused in one sentence."""
 
 import gzip
 import json

@@ -39,7 +39,7 @@ def test_a_path_for_a_set_that_is_not_used_is_refused(tmp_path):
 
 
 def test_street_digits_are_readable_and_the_seed_decides_them():
-    """With Matplotlib's faces, no download: images differ by label more than by chance, and are not blank."""
+    """With Matplotlib's faces: images differ by label more than by chance, and are not blank."""
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     faces, gray = [fonts / "DejaVuSans.ttf", fonts / "DejaVuSans-Bold.ttf"], photos()
     first, again = (draw(np.random.default_rng(3), 600, faces, gray) for _ in range(2))
@@ -48,7 +48,7 @@ def test_street_digits_are_readable_and_the_seed_decides_them():
     assert first.images.dtype == np.uint8
     assert set(first.labels) == set(range(10))
     assert (first.images.reshape(600, -1).std(1) > 2).all()
-    # without wall and polarity: the absolute difference from the image's median says where there is ink
+    # Without wall and polarity: the difference from the image's median says where there is ink.
     x = first.images.mean(-1).reshape(600, -1)
     x = np.abs(x - np.median(x, 1, keepdims=True))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -117,7 +117,8 @@ def test_the_data_command(tmp_path, monkeypatch, capsys):
     for arguments, message in (
         (
             ["data", "get"],
-            "celo2 data: data get needs a name; take some of mnist, fashion-mnist, cifar10, svhn, street-digits",
+            "celo2 data: data get needs a name; take some of mnist, fashion-mnist, cifar10, svhn, "
+            "street-digits",
         ),
         (["data", "check", "imagenet"], "unknown data set 'imagenet'"),
         (["data", "check", "--path", str(tmp_path)], "is the folder of one set; name the one"),

@@ -26,7 +26,8 @@ assert jax.device_count() == devices * processes
 from celo2.meta import outer
 from dataclasses import replace
 from tests.meta.test_meta import CONFIG, FAMILY
-config = replace(CONFIG, outer_steps=4, warmup=2)  # later, Adam makes large differences of small ones
+# Later, Adam makes large differences of small ones.
+config = replace(CONFIG, outer_steps=4, warmup=2)
 for metrics in outer.run(config, [FAMILY], Path(directory), every_seconds=0.0):
     pass
 """
@@ -67,7 +68,8 @@ def test_one_device_eight_devices_and_two_processes_agree(tmp_path):
 
 def devices(call, **environment):
     """How many there are after `call`, on a machine of six cores."""
-    script = f"import jax, joblib; joblib.cpu_count = lambda: 6; from celo2.meta.devices import *; {call}"
+    six_cores = "import jax, joblib; joblib.cpu_count = lambda: 6"
+    script = f"{six_cores}; from celo2.meta.devices import *; {call}"
     env = {
         name: value
         for name, value in os.environ.items()

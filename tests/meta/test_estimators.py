@@ -1,4 +1,4 @@
-"""Protects the meta-gradient: unrolled gradients against finite differences, PES against its definition and the truth."""
+"""Protects the meta-gradient: unrolled against finite differences, PES against its definition."""
 
 import dataclasses
 import functools
@@ -74,7 +74,7 @@ def test_the_backward_pass_of_newton_schulz_is_that_of_the_rule(shape):
 
 
 def test_each_trajectory_is_clipped_before_the_mean():
-    """Of two trajectories each is also looked at alone: one whose loss is at the ceiling has no gradient."""
+    """Each of two is also looked at alone: one whose loss is at the ceiling has no gradient."""
     key = jax.random.key(0)
     state = Unrolled(2, 5).begin(LOOP, FAMILY, WEIGHTS, key)
     state = state._replace(step=jnp.zeros(2, jnp.int32))
@@ -118,7 +118,7 @@ def test_a_trajectory_whose_gradient_is_not_finite_is_left_out_and_counted():
 
 
 def test_pes_is_its_definition():
-    """Two truncations of one pair, the trajectory ending inside the second, followed step by step from the published text."""
+    """Two truncations of one pair, the trajectory ending inside the second, step by step."""
     loop = inner.InnerLoop(learning_rate=(0.05, 0.05), horizon=(7, 7), staggered=False)
     pes, sigma = PES(1, 5, 0.05), 0.05
     state, acc = pes.begin(loop, Fixed(), WEIGHTS, jax.random.key(0)), 0.0
@@ -132,7 +132,7 @@ def test_pes_is_its_definition():
     )
     for t in range(2):
         out = estimate(state, jax.random.key(t))
-        # in both truncations the sum starts anew with the perturbation: at the run's beginning, and after the end
+        # In both truncations the sum begins with the perturbation: the run begins, or was reset.
         eps = jax.tree.map(lambda x: x[0], out.state.accumulated)
         differences, ended = [], []
         for s in range(5):
@@ -173,7 +173,7 @@ def estimates(estimator, truncations):
 
 @pytest.mark.slow
 def test_pes_is_unbiased_where_truncated_es_is_not():
-    """The true gradient of the mean loss over the whole horizon is that of an unroll over all of it."""
+    """The true gradient of the loss over the whole horizon is that of an unroll over all of it."""
     whole = Unrolled(1, 8, 1e9)
     state = whole.begin(LOCKSTEP, Fixed(), WEIGHTS, jax.random.key(0))
     truth = flat(whole.estimate(LOCKSTEP, Fixed(), WEIGHTS, state, jax.random.key(1)).gradient)
@@ -190,7 +190,7 @@ def test_pes_is_unbiased_where_truncated_es_is_not():
 
 @pytest.mark.slow
 def test_pes_agrees_with_evosax_in_lock_step():
-    """The same perturbations and losses through evosax's estimator, read off its plain gradient descent."""
+    """The same perturbations and losses through evosax's estimator, by its gradient descent."""
     pairs, sigma, truncations = 4, 0.01, 4
     pes = PES(pairs, 2, sigma)
     state = pes.begin(LOCKSTEP, Fixed(), WEIGHTS, jax.random.key(0))
@@ -220,7 +220,7 @@ def test_pes_agrees_with_evosax_in_lock_step():
 
 
 def _losses(state, eps, key):
-    """Mean loss of each network over the truncation: of the positive ones, then of the negative ones."""
+    """Mean loss of each network over the truncation: the positive ones, then the negative ones."""
     out = []
     unroll = jax.jit(
         lambda theta, net: inner.unroll(
@@ -247,7 +247,7 @@ def test_an_unroll_longer_than_a_horizon_is_refused(estimator):
 
 
 def test_the_distance_to_muon_is_that_to_the_polar_factor_of_its_nesterov_momentum():
-    """Nought for Muon's own step, by the singular vectors; two for its opposite; about one for a step at random."""
+    """0 for Muon's own step, by singular vectors; 2 for its opposite; about 1 for a random one."""
     params = inner.start(LOOP, FAMILY, jax.random.key(0)).params
     statistics = inner.start(LOOP, FAMILY, jax.random.key(0)).statistics
     rng, m = np.random.default_rng(0), 0.0
@@ -324,7 +324,7 @@ def test_the_weight_of_imitation_goes_from_the_first_to_the_last():
 
 @pytest.mark.parametrize("family", [BatchNorm(), Bandit()])
 def test_model_state_is_carried_through_an_unroll_and_reset_with_the_trajectory(family):
-    """Against steps by hand: the unroll ends one trajectory and begins the next after three of its five steps."""
+    """Against steps by hand: the unroll ends one trajectory after three of its five steps."""
     old, fresh = (inner.start(LOOP, family, jax.random.key(seed)) for seed in (0, 7))
     keys = jax.random.split(jax.random.key(1), 5)
     steps, after = inner.unroll(
@@ -354,7 +354,7 @@ def test_model_state_is_carried_through_an_unroll_and_reset_with_the_trajectory(
     [(Unrolled(2, 5), BatchNorm(), True), (PES(2, 5), Bandit(), False)],
 )
 def test_the_meta_gradient_exists_for_families_with_model_state(estimator, family, held_out):
-    """Through an evaluation that reads the state, and from losses of batches that the policy draws."""
+    """By an evaluation that reads the state, and from losses of batches that the policy draws."""
     loop = dataclasses.replace(LOOP, held_out=held_out)
     state = estimator.begin(loop, family, WEIGHTS, jax.random.key(0))
     out = jax.jit(

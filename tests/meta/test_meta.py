@@ -1,4 +1,4 @@
-"""Protects meta-training: the inner loop is the rule, theta descends, and a cut run ends as an uncut one."""
+"""Protects meta-training: the inner loop is the rule, theta descends, a cut run ends as a whole."""
 
 import dataclasses
 import itertools
@@ -112,7 +112,7 @@ def test_horizons_and_rates_come_from_their_ranges():
 
 
 def test_the_cosine_trains_as_a_user_does():
-    """Towards a far target Muon's step is always the same: W moves by the sum of the rates, and a cosine's mean is a half."""
+    """Towards a far target Muon's step is constant: W moves by the sum of the learning rates."""
     theta = jax.tree.map(jnp.asarray, project(Spec(), STARTS["muon-1"](0, Spec()).weights))
     moved = []
     for cosine in (False, True):
@@ -331,7 +331,7 @@ def test_celo2_is_a_start_for_its_own_spec_alone():
     )
     with pytest.raises(
         InputError,
-        match=r"the start celo2 has Spec\(newton_schulz=True, everywhere=False, .*hidden=8.*take another start",
+        match=r"the start celo2 has Spec\(newton_schulz=True, .*hidden=8.*take another start",
     ):
         STARTS["celo2"](0, Spec(hidden=4))
 

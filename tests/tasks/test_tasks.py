@@ -1,4 +1,4 @@
-"""Protects what theta is learned on: sets there without a network that are what they say, and augmentation as it should be."""
+"""Protects what theta is learned on: image sets, splits, networks, augmentation, model state."""
 
 import itertools
 
@@ -40,7 +40,7 @@ def test_the_seed_decides_the_sets(sets):
 
 
 def test_labels_mean_something(sets):
-    """The mean image of each class, learned on one half, classifies the other half of each set better than chance."""
+    """The mean image of each class, of one half, classifies the other half better than chance."""
     for s in sets:
         images = s.images - s.images.mean(1, keepdims=True)
         half = len(images) // 2
@@ -50,7 +50,7 @@ def test_labels_mean_something(sets):
 
 
 def test_an_edge_has_the_orientation_of_its_label():
-    """Hand-made: brightness that grows to the right has its gradient at angle 0, downwards at a right angle."""
+    """Brightness that grows to the right has its gradient at angle 0, downwards at 90 degrees."""
     edges = offline_sets(seed=0, count=2000)[3]
     images = edges.images.reshape(-1, 8, 8)
     dy, dx = np.gradient(images, axis=(1, 2))
@@ -149,7 +149,7 @@ def test_rare_inputs_are_shown_as_often_as_the_task_says(counted):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("family", SMALL)
 def test_every_family_learns_by_plain_gradient_descent(sets, family, channels):
-    """What all of them promise: a finite loss with a gradient that lowers it, on images in gray and in color."""
+    """All promise a finite loss with a gradient that lowers it, on gray and on color images."""
     colored = [s._replace(images=np.repeat(s.images, channels, 1)) for s in sets]
     made = small_family(family, ImageSets.of(colored))
     key = jax.random.key(0)
@@ -175,7 +175,7 @@ def test_a_convolution_by_patches_is_a_convolution():
 
 
 def learned(family, steps=300, learning_rate=0.3):
-    """The loss that `family` evaluates before and after gradient descent, and the model state after it."""
+    """The evaluated loss before and after gradient descent, and the model state after it."""
     key = jax.random.key(0)
     task = family.sample(key)
     params, state = family.init(key, task)
@@ -188,7 +188,7 @@ def learned(family, steps=300, learning_rate=0.3):
 
 
 def test_running_statistics_are_carried_from_step_to_step():
-    """A network is evaluated by the averages over its training; those of a fresh network would be wrong."""
+    """A network is evaluated by the averages over its training; a fresh one's would be wrong."""
     before, after, state = learned(BatchNorm(), learning_rate=0.05)
     assert after < 0.1 * before
     assert abs(state["mean"]).max() > 0.1

@@ -16,11 +16,11 @@ from celo2.tasks.base import TaskFamily
 
 @dataclasses.dataclass(frozen=True)
 class Unrolled:
-    """The gradient of the mean weighted loss over the unroll, clipped per trajectory, then averaged.
+    """Gradient of the mean weighted loss over the unroll, clipped per trajectory, then averaged.
 
-    Backpropagation through a trajectory whose scale is extreme gives gradients of 1e6 that would
-    drown all others: each trajectory's gradient is clipped to `trajectory_clip` BEFORE the mean, and
-    left out if it is not finite.
+    Backpropagation through a trajectory of extreme scale gives gradients of 1e6 that would dominate
+    all others: each trajectory's gradient is clipped to `trajectory_clip` BEFORE the mean, and left
+    out if it is not finite.
     """
 
     trajectories: int = 16
@@ -30,7 +30,7 @@ class Unrolled:
     trajectory_clip: float = 0.1
     """Norm of one trajectory's gradient."""
     imitation: tuple[float, float] = (0.0, 0.0)
-    """Weight of the distance to Muon's update at the first and the last outer step, linear between."""
+    """Weight of the distance to Muon's update at the first and last outer step, linear between."""
 
     def begin(
         self, loop: InnerLoop, family: TaskFamily, theta: Weights, key: jax.Array
