@@ -41,7 +41,10 @@ def main():
         for first in (True, False):
             messages[f"original={original} optimizer first={first}"] = told(original, first)
     (out / f"{rank}.json").write_text(json.dumps(messages))
-    dist.destroy_process_group()
+    # The threads of gloo and FSDP1 have aborted a process that was shut down in the usual way
+    # ("terminate called without an active exception"). What is tested has been written by now.
+    dist.barrier()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def test_fsdp1_is_refused_whichever_was_made_first(tmp_path):
             **os.environ,
             "RANK": str(rank),
             "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",
             "PYTHONPATH": str(ROOT),
         }
         command = [sys.executable, "-m", "tests.torch.fsdp1_worker", str(tmp_path)]
