@@ -1,13 +1,15 @@
 """The problems that optimizers are compared on, as data: one entry per problem.
 
 VALIDATION was fixed before any theta was searched for, and no theta is meta-trained on it, but
-thetas are chosen by it: it is the selection set. No problem of it may be in a benchmark, whose
-problems have to stay unseen.
+thetas are chosen by it: it is the selection set. BENCHMARK is what is reported: no theta, setting
+or default is chosen by it, and none of its networks is one of validation's or meta-training's.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Literal
 
 from celo2.errors import InputError
 from celo2.tasks.base import TaskFamily
@@ -16,6 +18,8 @@ from celo2.tasks.registry import full_family
 TUNING_SEED = 0
 """Settings are chosen on this seed, and reported on others."""
 REPORTED_SEEDS = (1, 2, 3)
+
+Domain = Literal["vision", "language", "generative", "tabular", "scientific", "fine-tuning"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,30 +37,79 @@ class Entry:
 
     title: str
     steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationEntry(Entry):
+    """A problem that thetas are chosen by."""
+
     adamw_lr_multiplier: float
     """Tuned Muon's in records/validation, at which thetas are screened."""
 
 
-VALIDATION = {
-    "byte-transformer": Entry("byte transformer", 400, 20.0),
-    "cifar10-conv": Entry("CIFAR-10 conv net", 400, 5.0),
-    "fashion-mlp": Entry("Fashion-MNIST MLP", 400, 5.0),
-    "mnist-autoencoder": Entry("MNIST autoencoder", 400, 20.0),
-    "byte-lstm": Entry("byte LSTM", 400, 5.0),
+@dataclasses.dataclass(frozen=True)
+class BenchmarkEntry(Entry):
+    """A problem that optimizers are reported on."""
+
+    domain: Domain
+    stands_for: str
+    """What someone trains who finds their own work in this problem, in one sentence."""
+    data_seen_in: tuple[str, ...] = ()
+    """Where its data set recurs, with another network: "meta-training", "validation"."""
+    quick: bool = False
+    """Whether it is among the few cheap ones, of different domains, for a first impression."""
+
+
+VALIDATION: dict[str, ValidationEntry] = {
+    "byte-transformer": ValidationEntry("byte transformer", 400, 20.0),
+    "cifar10-conv": ValidationEntry("CIFAR-10 conv net", 400, 5.0),
+    "fashion-mlp": ValidationEntry("Fashion-MNIST MLP", 400, 5.0),
+    "mnist-autoencoder": ValidationEntry("MNIST autoencoder", 400, 20.0),
+    "byte-lstm": ValidationEntry("byte LSTM", 400, 5.0),
 }
 
+SEEN = ("meta-training", "validation")
+"""Fashion-MNIST and CIFAR-10: the published tasks show them at 8x8 pixels, validation in full."""
 
-def check_problem(name: str) -> None:
+BENCHMARK: dict[str, BenchmarkEntry] = {
+    "cifar10-resnet": BenchmarkEntry(
+        "CIFAR-10 ResNet",
+        300,
+        "vision",
+        "A residual convolutional network with GroupNorm, trained with augmentation.",
+        SEEN,
+    ),
+    "cifar10-vit": BenchmarkEntry(
+        "CIFAR-10 ViT",
+        300,
+        "vision",
+        "A vision transformer trained from scratch with augmentation.",
+        SEEN,
+    ),
+    "fashion-mixer": BenchmarkEntry(
+        "Fashion-MNIST Mixer",
+        400,
+        "vision",
+        "An all-MLP image classifier that mixes tiles and channels.",
+        SEEN,
+    ),
+}
+
+SUITES: Mapping[str, Entry] = {**VALIDATION, **BENCHMARK}
+"""All problems by name."""
+
+
+def check_problem(name: str, suite: Mapping[str, Entry]) -> None:
     """Raise InputError unless the suite has a problem of this name."""
-    if name not in VALIDATION:
-        raise InputError(f"unknown problem {name!r}: take some of {', '.join(VALIDATION)}")
+    if name not in suite:
+        raise InputError(f"unknown problem {name!r}: take some of {', '.join(suite)}")
 
 
 def problem(name: str, longer: int = 1) -> Problem:
-    """Return a problem by name, at `longer` times its steps.
+    """Return a problem of any suite by name, at `longer` times its steps.
 
     Raises:
         InputError: unknown name, or data that cannot be had.
     """
-    check_problem(name)
-    return Problem(name, full_family(name), longer * VALIDATION[name].steps)
+    check_problem(name, SUITES)
+    return Problem(name, full_family(name), longer * SUITES[name].steps)

@@ -135,7 +135,7 @@ class Validation:
         if not self.problems:
             raise InputError("problems is empty; give at least one")
         for name in self.problems:
-            check_problem(name)
+            check_problem(name, VALIDATION)
         Records(self.path)  # raises early if the file is damaged
 
     def run(self) -> Iterator[tuple[str, str, Score]]:

@@ -17,6 +17,7 @@ from celo2.data.text import standard_library
 from celo2.errors import InputError
 from celo2.tasks.autoencoder import Autoencoder
 from celo2.tasks.base import TaskFamily
+from celo2.tasks.benchmark import BENCHMARK, images
 from celo2.tasks.conv import ConvNet
 from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.lstm import ByteLSTM
@@ -37,9 +38,10 @@ SMALL: dict[str, Callable[[ImageSets], TaskFamily]] = {
 FULL: dict[str, Callable[[], TaskFamily]] = {
     "byte-transformer": lambda: ByteTransformer(_text(context=64, batch_size=16)),
     "byte-lstm": lambda: ByteLSTM(_text(context=32, batch_size=32)),
-    "fashion-mlp": lambda: ImageMLP(_images("fashion-mnist", 128), hidden=(128, 128)),
-    "mnist-autoencoder": lambda: Autoencoder(_images("mnist", 128)),
-    "cifar10-conv": lambda: ConvNet(_images("cifar10", 64), channels=3),
+    "fashion-mlp": lambda: ImageMLP(images("fashion-mnist", 128), hidden=(128, 128)),
+    "mnist-autoencoder": lambda: Autoencoder(images("mnist", 128)),
+    "cifar10-conv": lambda: ConvNet(images("cifar10", 64), channels=3),
+    **BENCHMARK,
 }
 """Networks on a data set of their own, with its held-out part; the data are loaded at the call."""
 
@@ -99,11 +101,6 @@ def _published(name: str, path: Path | None, color: bool) -> LabeledSet:
         return street_digits(color)
     data = load(name, path)
     return LabeledSet(name, resize(data.train.images, color), data.train.labels, data.classes)
-
-
-def _images(name: str, batch_size: int) -> ImageSets:
-    train, held_out = load(name).flat()
-    return ImageSets.of([train], [held_out], batch_size)
 
 
 def _text(context: int, batch_size: int) -> ByteText:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from celo2.tasks.base import Params, Supervised, lecun
+from celo2.tasks.layers import rms_norm, select
 from celo2.tasks.text_sets import BYTES
 
 HEAD_WIDTH = 32
@@ -46,10 +47,10 @@ class ByteTransformer(Supervised):
         tokens, targets = batch[:, :-1], batch[:, 1:]
         h = params["token_embedding"][tokens] + params["position_embedding"]
         for i in range(self.depth):
-            block = _block(params, i)
-            h = h + self._attention(block, _rms_norm(h) * block["norm1"])
-            h = h + jax.nn.gelu(_rms_norm(h) * block["norm2"] @ block["up"]) @ block["down"]
-        logits = _rms_norm(h) * params["norm"] @ params["head.w"]
+            block = select(params, f"blocks.{i}")
+            h = h + self._attention(block, rms_norm(h) * block["norm1"])
+            h = h + jax.nn.gelu(rms_norm(h) * block["norm2"] @ block["up"]) @ block["down"]
+        logits = rms_norm(h) * params["norm"] @ params["head.w"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     def _attention(self, block: Params, h: jax.Array) -> jax.Array:
@@ -57,13 +58,3 @@ class ByteTransformer(Supervised):
         q, k, v = ((h @ block[name]).reshape(heads) for name in ("query", "key", "value"))
         mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         return mixed.reshape(h.shape) @ block["out"]
-
-
-def _block(params: Params, index: int) -> Params:
-    """Select the parameters of one block, by the last part of their names."""
-    prefix = f"blocks.{index}."
-    return {name.removeprefix(prefix): p for name, p in params.items() if name.startswith(prefix)}
-
-
-def _rms_norm(x: jax.Array) -> jax.Array:
-    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)

@@ -6,11 +6,20 @@ from pathlib import Path
 import jax
 import pytest
 
+from celo2.errors import InputError
 from celo2.evaluate.baselines import MUON
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import recorded_score
-from celo2.evaluate.suites import REPORTED_SEEDS, TUNING_SEED, VALIDATION, problem
+from celo2.evaluate.suites import (
+    BENCHMARK,
+    REPORTED_SEEDS,
+    SUITES,
+    TUNING_SEED,
+    VALIDATION,
+    problem,
+)
 from celo2.jax import route
+from celo2.tasks.registry import FULL
 
 RECORDS = Path(__file__).parents[2] / "records" / "validation" / "runs.jsonl"
 
@@ -40,3 +49,21 @@ def test_thetas_are_screened_at_tuned_muons_multiplier(name):
 
 def test_no_seed_is_both_tuned_on_and_reported():
     assert TUNING_SEED not in REPORTED_SEEDS
+
+
+def test_no_problem_of_the_benchmark_is_one_that_thetas_are_chosen_by():
+    assert not set(BENCHMARK) & set(VALIDATION)
+    assert set(SUITES) == set(BENCHMARK) | set(VALIDATION) == set(FULL)
+
+
+@pytest.mark.parametrize("name", BENCHMARK)
+def test_an_entry_of_the_benchmark_says_what_it_stands_for(name):
+    entry = BENCHMARK[name]
+    assert 100 <= entry.steps <= 500
+    assert entry.stands_for.endswith(".")
+    assert set(entry.data_seen_in) <= {"meta-training", "validation"}
+
+
+def test_an_unknown_problem_is_answered_with_the_known_ones():
+    with pytest.raises(InputError, match=r"unknown problem 'mnist': take some of .*cifar10-vit"):
+        problem("mnist")

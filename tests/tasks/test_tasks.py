@@ -8,8 +8,8 @@ import pytest
 
 from celo2.data.images import LabeledSet
 from celo2.data.synthetic.offline import offline_sets
-from celo2.tasks.conv import _patches
 from celo2.tasks.image_sets import ImageSets
+from celo2.tasks.layers import patches
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.registry import SMALL, small_family
 from celo2.tasks.reparametrize import Reparametrize
@@ -164,14 +164,15 @@ def test_every_family_learns_by_plain_gradient_descent(sets, family, channels):
     assert loss(params)[0] < 0.98 * first
 
 
-def test_a_convolution_by_patches_is_a_convolution():
-    """Against XLA's own, 3x3, stride 2, same padding."""
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_by_patches_is_a_convolution(stride):
+    """Against XLA's own, 3x3, same padding."""
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
     expected = jax.lax.conv_general_dilated(
-        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    np.testing.assert_allclose(_patches(x) @ kernel.reshape(27, 5), expected, atol=1e-5)
+    np.testing.assert_allclose(patches(x, stride) @ kernel.reshape(27, 5), expected, atol=1e-5)
 
 
 def learned(family, steps=300, learning_rate=0.3):
