@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,10 +83,7 @@ def scale_by_celo2(
     orthogonalize = spec.newton_schulz if orthogonalize is None else orthogonalize
 
     def init(params: Any) -> ScaleByCelo2State:
-        def init_leaf(p: Any, leaf_axes: MatrixAxes) -> ParameterState:
-            return _init_leaf(spec, p, leaf_axes)
-
-        states = jax.tree.map(init_leaf, params, _axes_tree(axes, params))
+        states = jax.tree.map(partial(_init_leaf, spec), params, _axes_tree(axes, params))
         trees = _unzip(params, states, len(ParameterState._fields))
         return ScaleByCelo2State._make([*trees, jnp.zeros((), jnp.int32)])
 
@@ -104,11 +102,7 @@ def scale_by_celo2(
                 "call update(grads, state, params)"
             )
         arrays = Weights(*map(jnp.asarray, weights))
-        shared = _Rule(spec, arrays, orthogonalize, skip_zero_gradients)
-
-        def update_leaf(g: Any, p: Any, leaf_axes: MatrixAxes, *old: Any) -> tuple[Any, ...]:
-            return _update_leaf(shared, g, p, leaf_axes, ParameterState(*old))
-
+        update_leaf = partial(_update_leaf, _Rule(spec, arrays, orthogonalize, skip_zero_gradients))
         *trees, skipped = state
         results = jax.tree.map(update_leaf, updates, params, _axes_tree(axes, params), *trees)
         steps, finite, *trees = _unzip(updates, results, 2 + len(ParameterState._fields))
@@ -158,7 +152,10 @@ def _unzip(tree: Any, results: Any, count: int) -> list[Any]:
     """Turn a tree with a tuple of `count` at each leaf of `tree` into `count` trees."""
     structure = jax.tree.structure(tree)
     tuples = structure.flatten_up_to(results)
-    return [structure.unflatten([each[i] for each in tuples]) for i in range(count)]
+    trees = []
+    for i in range(count):
+        trees.append(structure.unflatten([each[i] for each in tuples]))
+    return trees
 
 
 def _init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> ParameterState:
@@ -172,11 +169,9 @@ def _init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> ParameterState:
     )
 
 
-def _update_leaf(
-    shared: _Rule, g: Any, p: Any, axes: MatrixAxes, old: ParameterState
-) -> tuple[Any, ...]:
+def _update_leaf(shared: _Rule, g: Any, p: Any, axes: MatrixAxes, *arrays: Any) -> tuple[Any, ...]:
     """Return (update, whether the gradient was finite, the four arrays of the new state)."""
-    g = jnp.asarray(g)
+    g, old = jnp.asarray(g), ParameterState(*arrays)
     if g.size == 0:
         return g, jnp.array(True), *old
     wide_g, wide_p = as_float(g), as_float(p)

@@ -120,39 +120,33 @@ class Celo2(Optimizer):
         route: Override | None = None,
     ) -> None:
         _refuse_zero_redundancy_optimizer()
-        self.theta = theta if isinstance(theta, Theta) else load_theta(theta)
-        self._route = route
-        self._routes: list[Route] = []
-        self._planner: Planner | None = None
-        self._compile = compile
-        self._in_backward = in_backward
-        self._added = 0
         if in_backward:
             check_one_process()
-        defaults = {
-            "lr": lr.clone() if isinstance(lr, Tensor) else lr,
-            "weight_decay": weight_decay,
-            "adamw_lr_multiplier": adamw_lr_multiplier,
-            "orthogonalize": self.theta.spec.newton_schulz
-            if orthogonalize is None
-            else orthogonalize,
-            "betas": betas,
-            "eps": eps,
-            "state_dtype": state_dtype,
-            "newton_schulz_dtype": newton_schulz_dtype,
-            "skip_zero_gradients": skip_zero_gradients,
-            "theta": self.theta.identity,
-        }
-        defaults = checked(defaults)
-        groups = as_groups(params)
+        self.theta = theta if isinstance(theta, Theta) else load_theta(theta)
+        self._route, self._compile, self._in_backward = route, compile, in_backward
+        self._routes: list[Route] = []
+        if orthogonalize is None:
+            orthogonalize = self.theta.spec.newton_schulz
+        lr = lr.clone() if isinstance(lr, Tensor) else lr
+        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
+        defaults |= {"adamw_lr_multiplier": adamw_lr_multiplier, "orthogonalize": orthogonalize}
+        defaults |= {"state_dtype": state_dtype, "newton_schulz_dtype": newton_schulz_dtype}
+        defaults |= {"skip_zero_gradients": skip_zero_gradients, "theta": self.theta.identity}
+        self._add_groups(as_groups(params), checked(defaults))
+
+    def _add_groups(self, groups: list[dict[str, Any]], defaults: dict[str, Any]) -> None:
+        """Add the groups of the constructor, routed by what they tell together."""
+        self._planner: Planner | None = None
+        self._added = 0
         self._model = whole_model(groups, defaults["orthogonalize"])
         super().__init__(groups, defaults)
+        # A group that is added later is routed alone; the module is not kept alive.
         self._model = WholeModel()
         if not self._routes:
             raise InputError(NO_PARAMETERS)
-        if compile:
-            for device in {p.device for _, p, _ in self._members()}:
-                check_compiler(device)
+        if self._compile:
+            for _, p, _ in self._members():
+                check_compiler(p.device)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Route the parameters of a group and add them, split by rule, axes and weight decay.
@@ -219,7 +213,8 @@ class Celo2(Optimizer):
         if not parameters and is_one_of_several():
             warnings.warn(NO_GRADIENT, stacklevel=2)
         self._update(parameters)
-        if self._in_backward:  # parameters that were frozen when hooks were given out
+        if self._in_backward:
+            # Parameters that were frozen when hooks were registered still hold their gradients.
             for _, p, _ in self._members():
                 p.grad = None
         return loss
@@ -245,9 +240,12 @@ class Celo2(Optimizer):
         """Return whether to compile: as asked for, else where it pays."""
         if self._compile is not None:
             return self._compile
-        ruled = [p for _, p, group in self._members() if group["rule"] != ADAMW]
-        elements = sum(p.numel() for p in ruled)
-        return elements >= self.limits.compile_from and has_compiler(ruled[0].device)
+        elements, devices = 0, set()
+        for _, p, group in self._members():
+            if group["rule"] != ADAMW:
+                elements += p.numel()
+                devices.add(p.device)
+        return elements >= self.limits.compile_from and all(map(has_compiler, devices))
 
     def _hook(self, number: int) -> None:
         """Step each parameter of a group right after its gradient is accumulated.
@@ -286,28 +284,27 @@ class Celo2(Optimizer):
         """
         counts = {}
         for name, p, _ in self._members():
-            if p in self.state and "skipped" in self.state[p]:
-                counts[name] = int(self.state[p]["skipped"])
-        return {name: count for name, count in counts.items() if count}
+            count = int(self.state[p]["skipped"]) if self.state.get(p) else 0
+            if count:
+                counts[name] = count
+        return counts
 
     def _warn(self, outcomes: Sequence[Tensor]) -> None:
         """Report skipped gradients on the CPU, where that needs no sync."""
-        here = filter(needs_no_sync, outcomes)
-        if not all(finite.numpy() for finite in here):
-            message = ", ".join(f"{name} ({count})" for name, count in self.skipped().items())
-            warnings.warn(
-                f"gradients that are not finite were skipped, so far: {message}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        for finite in filter(needs_no_sync, outcomes):
+            if not finite.numpy():
+                message = ", ".join(f"{name} ({count})" for name, count in self.skipped().items())
+                warnings.warn(
+                    f"gradients that are not finite were skipped, so far: {message}",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+                return
 
     def state_dict(self) -> dict[str, Any]:
         """Return state and groups; dtypes stand in the groups by name, as checkpoints need it."""
         state = super().state_dict()
-        return {
-            **state,
-            "param_groups": [with_dtype_names(group) for group in state["param_groups"]],
-        }
+        return {**state, "param_groups": list(map(with_dtype_names, state["param_groups"]))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave; the accumulators keep the dtype they were saved in.
@@ -320,17 +317,13 @@ class Celo2(Optimizer):
 
         def check(_: Optimizer, hooked: dict[str, Any]) -> dict[str, Any]:
             nonlocal loaded
-            loaded = {
-                **hooked,
-                "param_groups": [with_dtypes(group) for group in hooked["param_groups"]],
-            }
+            loaded = {**hooked, "param_groups": list(map(with_dtypes, hooked["param_groups"]))}
             check_theta(loaded, self.theta)
             check_shapes(self, loaded, self.theta.spec)
             return loaded
 
-        last_hook = self.register_load_state_dict_pre_hook(
-            check
-        )  # after the user's own, which may rewrite the state
+        # It runs after the user's own hooks, which may rewrite the state.
+        last_hook = self.register_load_state_dict_pre_hook(check)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -339,16 +332,12 @@ class Celo2(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         keys = ("theta", "_route", "_routes", "_model", "_added", "_compile", "_in_backward")
-        return {
-            **super().__getstate__(),
-            **{key: self.__dict__[key] for key in keys},
-            "_planner": None,
-        }
+        own = {key: self.__dict__[key] for key in keys}
+        return {**super().__getstate__(), **own, "_planner": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        copied = (
-            "param_groups" not in self.__dict__
-        )  # else a state dict is being loaded, into parameters that have their hooks
+        # Otherwise a state dict is being loaded, into parameters that have their hooks.
+        copied = "param_groups" not in self.__dict__
         super().__setstate__(state)
         if copied and self._in_backward:
             for number in range(len(self.param_groups)):

@@ -80,29 +80,32 @@ def whole_model(groups: Sequence[dict[str, Any]], orthogonalize: bool) -> WholeM
     That is nothing if one states a rule, since the user then decides, or without `orthogonalize`,
     since the learned rule then updates everything.
     """
-    if not orthogonalize or any(group.get("rule") is not None for group in groups):
-        return WholeModel()
-    params = [group.get("params") for group in groups]
-    modules = [each for each in params if isinstance(each, nn.Module)]
-    if len(modules) == len(params):
-        tensors = [p for module in modules for p in module.parameters()]
-        matrices = sum(p.ndim > 1 for p in tensors if not is_lazy(p))
+    modules, unnamed = [], []
+    for group in groups:
+        if not orthogonalize or group.get("rule") is not None:
+            return WholeModel()
+        if isinstance(group.get("params"), nn.Module):
+            modules.append(group["params"])
+        else:
+            unnamed += _unnamed(group)
+    if len(modules) == len(groups):
+        # A single matrix is not called an output head.
+        matrices = sum(map(_matrices, modules))
         return WholeModel(last_module=modules[-1] if matrices > 1 else None)
-    unnamed = [p for group in groups for p in _unnamed(group)]
     ends = {id(unnamed[i]): why for i, why in ends_by_order(unnamed).items()}
     _warn_of_guesses(unnamed, ends)
     return WholeModel(ends=ends)
 
 
+def _matrices(module: nn.Module) -> int:
+    """Return the number of parameters of two axes and more."""
+    return sum(p.ndim > 1 for p in module.parameters() if not is_lazy(p))
+
+
 def _unnamed(group: dict[str, Any]) -> list[Tensor]:
     """Return the tensors of a group that is known by nothing but their shapes."""
     params = group.get("params")
-    if (
-        params is None
-        or isinstance(params, nn.Module)
-        or group.get("param_names")
-        or states_axes(group)
-    ):
+    if params is None or group.get("param_names") or states_axes(group):
         return []
     items = [params] if isinstance(params, Tensor) else params
     return [p for p in items if isinstance(p, Tensor) and not is_lazy(p)]
@@ -116,7 +119,7 @@ def _warn_of_guesses(unnamed: Sequence[Tensor], ends: Mapping[int, str]) -> None
     warnings.warn(
         f"{len(matrices)} matrices came without names, so embeddings and the output head were "
         f"guessed: {guessed or 'none'}; pass the model, or model.named_parameters() in the groups",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -137,9 +140,7 @@ def route_group(
     if isinstance(params, nn.Module):
         for name, p in params.named_parameters():
             check_parameter(p, name)
-        found = [
-            RoutedParameter(*item) for item in route_module(params, params is model.last_module)
-        ]
+        found = list(map(RoutedParameter._make, route_module(params, params is model.last_module)))
     else:
         found = _route_named(_named(group, params), number, model)
     result = []
@@ -150,9 +151,8 @@ def route_group(
 
 def _named(group: dict[str, Any], params: Any) -> list[tuple[str | None, Tensor]]:
     items = [params] if isinstance(params, Tensor) else list(params)
-    names = group.get("param_names") or [None] * len(
-        items
-    )  # the base class keeps names beside tensors
+    # The base class keeps names beside tensors.
+    names = group.get("param_names") or [None] * len(items)
     if len(names) != len(items):
         raise InputError(
             f"a group has {len(items)} params and {len(names)} param_names; give a name for each"
@@ -173,9 +173,10 @@ def _route_named(
     named: Sequence[tuple[str | None, Tensor]], number: int, model: WholeModel
 ) -> list[RoutedParameter]:
     # Every parameter gets a name: PyTorch does not mix groups with names and groups without.
-    names = [name or f"tensor {i} of group {number}" for i, (name, _) in enumerate(named)]
-    for name, (_, p) in zip(names, named, strict=True):
-        check_parameter(p, name)
+    names = []
+    for i, (name, p) in enumerate(named):
+        names.append(name or f"tensor {i} of group {number}")
+        check_parameter(p, names[-1])
     found = []
     for name, (_, p), route in zip(names, named, route_tensors(named), strict=True):
         if id(p) in model.ends:
@@ -201,7 +202,7 @@ def _decided(route: Route, group: dict[str, Any], override: Override | None) -> 
     if route.doubtful:
         remedy = "state rule= or axes= in its group, or pass the module"
         warnings.warn(
-            f"{route.name} {route.shape} goes to {route.rule}: {route.why}; {remedy}", stacklevel=6
+            f"{route.name} {route.shape} goes to {route.rule}: {route.why}; {remedy}", stacklevel=7
         )
     return route
 
@@ -229,11 +230,11 @@ def split_group(
             matrix_views(each.tensor.shape, axes)  # raises early if the axes do not fit
         buckets.setdefault((route.rule, axes, route.decays or not exempt), []).append(each)
     result = []
-    for rule, axes, decays in sorted(
-        buckets, key=lambda bucket: (bucket[0] == ADAMW, not bucket[2])
-    ):
+    # Hidden matrices first, and of each rule what decays first.
+    order = sorted(buckets, key=lambda bucket: (bucket[0] == ADAMW, not bucket[2]))
+    for rule, axes, decays in order:
         members = buckets[rule, axes, decays]
-        part = {**group, "params": [(name, p) for name, p, _ in members], "rule": rule}
+        part = {**group, "params": [each[:2] for each in members], "rule": rule}
         part |= {"axes": None, "split_axis": None, "split_sizes": None}
         if axes is not None:
             part["axes"] = (axes.fan_in, axes.fan_out)
@@ -243,7 +244,8 @@ def split_group(
         if not decays:
             part["weight_decay"] = 0.0
         if isinstance(group["lr"], Tensor):
-            part["lr"] = group["lr"].clone()  # schedulers write into tensors
+            # Schedulers write into tensors, so each group needs one of its own.
+            part["lr"] = group["lr"].clone()
         result.append((part, [each.route for each in members]))
     return result
 
@@ -261,11 +263,15 @@ def matrix_axes(p: Tensor, group: dict[str, Any]) -> MatrixAxes:
     axes = group.get("axes") or (default.fan_in, default.fan_out)
     if len(axes) != 2:
         raise InputError(f"axes are {axes}; give two, (fan_in, fan_out)")
-    fan_in, fan_out = (axis if isinstance(axis, int) else tuple(axis) for axis in axes)
+    fan_in, fan_out = map(_one_or_several, axes)
     split_axis = group.get("split_axis")
     if split_axis is None:
         split_axis = fan_out if isinstance(fan_out, int) else fan_out[0]
     return MatrixAxes(fan_in, fan_out, split_axis, tuple(group.get("split_sizes") or ()))
+
+
+def _one_or_several(axis: int | Sequence[int]) -> int | tuple[int, ...]:
+    return axis if isinstance(axis, int) else tuple(axis)
 
 
 def parts(p: Tensor, group: dict[str, Any]) -> list[MatrixView]:
