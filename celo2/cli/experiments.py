@@ -56,7 +56,7 @@ class Experiments:
         """Train (or resume) and score by screening; return the experiment with its result."""
         from celo2.cli.meta_train import train_theta
         from celo2.evaluate.baselines import celo2
-        from celo2.evaluate.tune import screen
+        from celo2.evaluate.screen import screen
         from celo2.meta.config import from_settings
         from celo2.provenance import provenance
 

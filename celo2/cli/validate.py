@@ -28,6 +28,8 @@ class Validate:
 
     thetas: Annotated[tuple[str, ...], tyro.conf.Positional] = ("celo2",)
     """Names of thetas that ship with the package, or paths of files."""
+    optimizers: tuple[str, ...] = ()
+    """Further optimizers, by their names in `celo2 bench --list`."""
     problems: tuple[str, ...] | None = None
     """Some of byte-transformer, cifar10-conv, fashion-mlp, mnist-autoencoder, byte-lstm; by default
     all."""
@@ -44,18 +46,20 @@ class Validate:
 
     def __call__(self, console: Console) -> None:
         """Run what is not recorded yet, and print the table."""
-        from celo2.evaluate.baselines import ADAMW, MUON
+        from celo2.evaluate.baselines import ADAMW, MUON, baselines
+        from celo2.evaluate.comparison import Comparison
         from celo2.evaluate.scores import relative
-        from celo2.evaluate.suites import VALIDATION
-        from celo2.evaluate.tune import Validation
+        from celo2.evaluate.suites import VALIDATION, problem
 
-        candidates = {"AdamW": ADAMW, "Muon": MUON, **_thetas(self.thetas)}
+        others = baselines(self.optimizers)
+        candidates = {"AdamW": ADAMW, "Muon": MUON, **thetas(self.thetas), **others}
         problems = tuple(VALIDATION) if self.problems is None else self.problems
         path = self.out / "runs.jsonl"
-        validation = Validation(candidates, problems, path, self.seeds, self.longer, self.jobs)
+        found = [problem(name, self.longer, VALIDATION) for name in problems]
+        comparison = Comparison(candidates, found, path, self.seeds, jobs=self.jobs)
         scores: dict[str, dict[str, Score]] = {name: {} for name in candidates}
         with progress(console, "tuning", len(candidates) * len(problems)) as update:
-            for candidate, name, score in validation.run():
+            for candidate, name, score in comparison.run():
                 scores[candidate][name] = score
                 update(advance=1)
         console.print(table(scores, relative(scores), problems, console))
@@ -83,7 +87,7 @@ def table(
     return out
 
 
-def _thetas(sources: Sequence[str]) -> dict[str, Baseline]:
+def thetas(sources: Sequence[str]) -> dict[str, Baseline]:
     """Return Celo2 with each theta, by a name to show.
 
     Raises:

@@ -78,7 +78,8 @@ def recorded_score(
 ) -> Score | None:
     """Return the score at the settings that were best on the tuning seed.
 
-    It is over those of `seeds` that are recorded; None if there are none.
+    Where there is nothing to tune, it is at the only settings. It is over those of `seeds` that
+    are recorded; None if there are none.
     """
     fixed = {"problem": problem, "steps": steps, **baseline.identity}
     tuning: list[tuple[float, Settings]] = []
@@ -89,8 +90,11 @@ def recorded_score(
             losses[key(run["settings"]), run["seed"]] = loss_of(record)
             if run["seed"] == TUNING_SEED:
                 tuning.append((loss_of(record), run["settings"]))
-    if not tuning:
+    if not baseline.grid.learning_rates:
+        settings = baseline.grid.others[0]
+    elif tuning:
+        _, settings = min(tuning, key=lambda pair: pair[0])
+    else:
         return None
-    _, settings = min(tuning, key=lambda pair: pair[0])
     found = {seed: losses[key(settings), seed] for seed in seeds if (key(settings), seed) in losses}
     return Score(settings, found) if found else None

@@ -8,7 +8,8 @@ or default is chosen by it, and none of its networks is one of validation's or m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from celo2.errors import InputError
@@ -27,8 +28,17 @@ class Problem:
     """A network to train for a number of steps."""
 
     name: str
-    family: TaskFamily
+    load: Callable[[], TaskFamily]
     steps: int
+
+    @property
+    def family(self) -> TaskFamily:
+        """The network with its data.
+
+        Raises:
+            InputError: data that cannot be had.
+        """
+        return self.load()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +109,20 @@ SUITES: Mapping[str, Entry] = {**VALIDATION, **BENCHMARK}
 """All problems by name."""
 
 
-def check_problem(name: str, suite: Mapping[str, Entry]) -> None:
-    """Raise InputError unless the suite has a problem of this name."""
-    if name not in suite:
-        raise InputError(f"unknown problem {name!r}: take some of {', '.join(suite)}")
-
-
-def problem(name: str, longer: int = 1) -> Problem:
-    """Return a problem of any suite by name, at `longer` times its steps.
+def problem(name: str, longer: int = 1, suite: Mapping[str, Entry] = SUITES) -> Problem:
+    """Return a problem of a suite by name, at `longer` times its steps.
 
     Raises:
-        InputError: unknown name, or data that cannot be had.
+        InputError: unknown name, or `longer` is below 1.
     """
-    check_problem(name, SUITES)
-    return Problem(name, full_family(name), longer * SUITES[name].steps)
+    if name not in suite:
+        raise InputError(f"unknown problem {name!r}: take some of {', '.join(suite)}")
+    if longer < 1:
+        raise InputError(f"longer is {longer}; give at least 1")
+    return Problem(name, functools.partial(_loaded, name), longer * suite[name].steps)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(name: str) -> TaskFamily:
+    """Keep the data of one problem in memory: those that the runs after each other need."""
+    return full_family(name)

@@ -1,8 +1,24 @@
-"""The optimizers that are compared, one file each, as optax transformations under one schedule."""
+"""The optimizers that are compared, as optax transformations under one schedule.
+
+None is written here that a package has.
+"""
 
 from celo2.evaluate.baselines.adamw import ADAMW
 from celo2.evaluate.baselines.base import Baseline, Grid, Settings, schedule
 from celo2.evaluate.baselines.celo2 import celo2
 from celo2.evaluate.baselines.muon import MUON
+from celo2.evaluate.baselines.registry import OPTIMIZERS, baselines
+from celo2.evaluate.baselines.tuning_free import velo
 
-__all__ = ["ADAMW", "MUON", "Baseline", "Grid", "Settings", "celo2", "schedule"]
+__all__ = [
+    "ADAMW",
+    "MUON",
+    "OPTIMIZERS",
+    "Baseline",
+    "Grid",
+    "Settings",
+    "baselines",
+    "celo2",
+    "schedule",
+    "velo",
+]

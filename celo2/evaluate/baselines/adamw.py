@@ -1,16 +1,28 @@
-"""AdamW on every parameter, with three pairs of decays; no weight decay."""
+"""AdamW on every parameter, with three pairs of decays."""
 
 from __future__ import annotations
 
 import optax
 
-from celo2.evaluate.baselines.base import Baseline, Grid, Settings, schedule
+from celo2.evaluate.baselines.base import (
+    Baseline,
+    Grid,
+    Settings,
+    decaying,
+    schedule,
+    weight_decay,
+)
 
 
 def _build(settings: Settings, steps: int) -> optax.GradientTransformationExtraArgs:
-    learning_rate = schedule(settings["learning_rate"], steps)
-    b1, b2 = settings["b1"], settings["b2"]
-    return optax.with_extra_args_support(optax.adamw(learning_rate, b1, b2, weight_decay=0.0))
+    adamw = optax.adamw(
+        schedule(settings, steps),
+        settings["b1"],
+        settings["b2"],
+        weight_decay=weight_decay(settings),
+        mask=decaying,
+    )
+    return optax.with_extra_args_support(adamw)
 
 
 DECAYS = ((0.9, 0.999), (0.9, 0.95), (0.8, 0.95))

@@ -1,0 +1,102 @@
+"""`celo2 bench`: optimizers on the benchmark's problems, which no choice has seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from celo2.cli.terminal import progress
+
+if TYPE_CHECKING:
+    from celo2.evaluate.baselines import Baseline
+    from celo2.evaluate.comparison import Comparison
+    from celo2.evaluate.suites import Problem
+
+QUICK_OPTIMIZERS = ("adamw", "muon", "celo2")
+QUICK_TUNING_RUNS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Tune optimizers on the benchmark's problems, and record every run.
+
+    Settings are chosen on seed 0 and reported on seeds 1, 2, ...; each optimizer has the same
+    number of tuning runs, and the same schedule, batches and initial weights. `celo2 report`
+    writes the tables and the page.
+    """
+
+    list_all: Annotated[bool, tyro.conf.arg(name="list")] = False
+    """Only print the problems and the optimizers."""
+    quick: bool = False
+    """Ten minutes on two cores: a few cheap problems, AdamW, Muon and Celo2, few settings, one
+    reported seed."""
+    problems: tuple[str, ...] | None = None
+    """Some of those that --list prints; by default all."""
+    optimizers: tuple[str, ...] | None = None
+    """Some of those that --list prints, or your own as module:function, a function from an optax
+    schedule to a transformation; by default all."""
+    thetas: tuple[str, ...] = ()
+    """Files of further thetas, or names of shipped ones."""
+    velo: Path | None = None
+    """Checkpoint of VeLO, which joins the optimizers."""
+    seeds: int | None = None
+    """Runs that are reported, at the best settings of each: seeds 1, 2, ...; by default 3."""
+    tuning_runs: int | None = None
+    """Runs of each search; by default 12."""
+    longer: int = 1
+    """Train for so many times the steps."""
+    jobs: int = 2
+    """Processes, of one thread each."""
+    out: Path = Path("runs/benchmark")
+    """Folder of runs.jsonl; runs that it holds are not repeated. In a checkout, --out
+    records/benchmark goes on from the recorded runs."""
+
+    def __call__(self, console: Console) -> None:
+        """Run what is not recorded yet, and print the table."""
+        if self.list_all:
+            console.print(listing())
+            return
+        comparison = self.comparison()
+        scores = {name: {} for name in comparison.candidates}
+        total = len(comparison.candidates) * len(comparison.problems)
+        with progress(console, "tuning", total) as update:
+            for candidate, problem, score in comparison.run():
+                scores[candidate][problem] = score
+                update(advance=1, description=f"tuned {candidate} on {problem}")
+        console.print(table(scores, comparison.problems, console))
+        console.print(f"every run in {comparison.path}", soft_wrap=True)
+
+    def comparison(self) -> Comparison:
+        """Return what the flags ask for."""
+        from celo2.evaluate.comparison import TUNING_RUNS, Comparison
+        from celo2.evaluate.suites import REPORTED_SEEDS
+
+        seeds = self.seeds or (1 if self.quick else len(REPORTED_SEEDS))
+        runs = self.tuning_runs or (QUICK_TUNING_RUNS if self.quick else TUNING_RUNS)
+        path = self.out / "runs.jsonl"
+        candidates, problems = self._candidates(), self._problems()
+        return Comparison(candidates, problems, path, seeds, runs, self.jobs)
+
+    def _candidates(self) -> dict[str, Baseline]:
+        from celo2.cli.validate import thetas
+        from celo2.evaluate.baselines import OPTIMIZERS, baselines, velo
+
+        names = self.optimizers
+        if names is None:
+            names = QUICK_OPTIMIZERS if self.quick else tuple(OPTIMIZERS)
+        found = {**baselines(names), **thetas(self.thetas)}
+        return found if self.velo is None else {**found, "VeLO": velo(self.velo)}
+
+    def _problems(self) -> list[Problem]:
+        from celo2.evaluate.suites import BENCHMARK, problem
+
+        names = self.problems
+        if names is None:
+            names = [name for name, entry in BENCHMARK.items() if entry.quick or not self.quick]
+        return [problem(name, self.longer, BENCHMARK) for name in names]

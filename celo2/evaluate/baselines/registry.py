@@ -1,0 +1,106 @@
+"""The optimizers that `celo2 bench` knows by name, and those that a user names.
+
+SOAP and NorMuon are not among them: no package of PyPI has them as optax transformations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from celo2.errors import InputError
+from celo2.evaluate.baselines.adamw import ADAMW
+from celo2.evaluate.baselines.base import Baseline, Grid, Settings, schedule
+from celo2.evaluate.baselines.celo2 import celo2
+from celo2.evaluate.baselines.handwritten import (
+    LION,
+    PRODIGY,
+    PRODIGY_AS_PUBLISHED,
+    SCHEDULE_FREE,
+    SGD,
+)
+from celo2.evaluate.baselines.muon import MUON, TWO_AVERAGES
+from celo2.evaluate.baselines.tuning_free import celo
+from celo2.theta import load_theta
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An entry of the registry."""
+
+    title: str
+    make: Callable[[], Baseline]
+    """Learned numbers are read at the call."""
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": Optimizer("AdamW", lambda: ADAMW),
+    "muon": Optimizer("Muon", lambda: MUON),
+    "celo2": Optimizer("Celo2", lambda: celo2(load_theta("celo2"))),
+    "muon-two-averages": Optimizer("Muon, two averages", lambda: TWO_AVERAGES),
+    "schedule-free": Optimizer("schedule-free AdamW", lambda: SCHEDULE_FREE),
+    "prodigy": Optimizer("Prodigy", lambda: PRODIGY),
+    "lion": Optimizer("Lion", lambda: LION),
+    "sgd": Optimizer("SGD with momentum", lambda: SGD),
+    "celo2-base": Optimizer("Celo2-base", lambda: celo2(load_theta("celo2-base"))),
+    "celo": Optimizer("Celo, nothing tuned", celo),
+    "prodigy-as-published": Optimizer("Prodigy, nothing tuned", lambda: PRODIGY_AS_PUBLISHED),
+}
+"""In the order in which tables show them."""
+
+
+def baselines(names: tuple[str, ...]) -> dict[str, Baseline]:
+    """Return optimizers by title.
+
+    Args:
+        names: of the registry, or `module:function` (see `own`).
+
+    Raises:
+        InputError: an unknown name, or a function that cannot be imported.
+    """
+    found = {}
+    for name in names:
+        if name in OPTIMIZERS:
+            found[OPTIMIZERS[name].title] = OPTIMIZERS[name].make()
+        elif ":" in name:
+            found[name] = own(name)
+        else:
+            known = ", ".join(OPTIMIZERS)
+            raise InputError(
+                f"unknown optimizer {name!r}: take some of {known}, or give your own as "
+                "module:function"
+            )
+    return found
+
+
+OWN_LEARNING_RATES = (1e-3, 2e-3, 4e-3)
+
+
+def own(path: str) -> Baseline:
+    """Return a user's own optimizer, a function from an optax schedule to a transformation.
+
+    The object may also be a `Baseline`, which has more than a learning rate to tune. Records know
+    it by its path, so what has changed needs another name or another file of records.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"optimizer {path!r} cannot be imported ({error})") from error
+    if isinstance(found, Baseline):
+        return dataclasses.replace(found, name=path)
+    return Baseline(path, functools.partial(_build_own, found), Grid(OWN_LEARNING_RATES))
+
+
+def _build_own(
+    function: Callable[[Any], Any], settings: Settings, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    return optax.with_extra_args_support(function(schedule(settings, steps)))

@@ -1,0 +1,121 @@
+"""Candidates on the problems of a suite: which runs are made, and by which processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from celo2.errors import InputError
+from celo2.evaluate.baselines import Baseline
+from celo2.evaluate.records import Records
+from celo2.evaluate.runs import RecordedLoss
+from celo2.evaluate.scores import Score
+from celo2.evaluate.suites import REPORTED_SEEDS, TUNING_SEED, Problem
+from celo2.evaluate.tune import tune
+
+Plan = Callable[[RecordedLoss], Any]
+"""Makes the runs of a candidate on a problem, one after the other, and returns what they gave."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Runs of one candidate on one problem: made in one process, so that they share programs."""
+
+    candidate: str
+    baseline: Baseline
+    problem: Problem
+    plan: Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Tuning of candidates on problems.
+
+    Raises:
+        InputError: a number out of range, no problems, or an unknown one.
+    """
+
+    candidates: Mapping[str, Baseline]
+    """By the name to show."""
+    problems: Sequence[Problem]
+    path: Path
+    """File of the runs; those that it holds are not repeated."""
+    seeds: int = len(REPORTED_SEEDS)
+    """Reported: 1, 2, ... up to this; seed 0 is for tuning."""
+    tuning_runs: int | None = None
+    """Runs of each search at most; None: the whole grid."""
+    jobs: int = 1
+    """Processes, of one thread each."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "jobs", "tuning_runs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; give at least 1")
+        if not self.problems:
+            raise InputError("problems is empty; give at least one")
+        Records(self.path)  # raises early if the file is damaged
+
+    @property
+    def reported(self) -> range:
+        """The seeds that are reported."""
+        return range(TUNING_SEED + 1, TUNING_SEED + 1 + self.seeds)
+
+    def units(self) -> list[Unit]:
+        """Return one unit per candidate and problem, all problems of a candidate together."""
+        found = []
+        for candidate, baseline in self.candidates.items():
+            plan = functools.partial(
+                tune, grid=baseline.grid, seeds=self.reported, runs=self.tuning_runs
+            )
+            found += [Unit(candidate, baseline, each, plan) for each in self.problems]
+        return found
+
+    def run(self) -> Iterator[tuple[str, str, Score]]:
+        """Yield (candidate, problem, score) of each pair as it is done.
+
+        Raises:
+            InputError: data that cannot be had.
+        """
+        for unit, score in run_all(self.units(), self.path, self.jobs):
+            yield unit.candidate, unit.problem.name, score
+
+
+def run_all(units: Sequence[Unit], path: Path, jobs: int) -> Iterator[tuple[Unit, Any]]:
+    """Make the runs of all units and yield (unit, what its plan returned) as they are done.
+
+    Workers are joblib's: processes of this machine, or those of the backend that
+    `joblib.parallel_config` has chosen, on a cluster dask's. What a file of records holds is not
+    run again, so a comparison resumes where it was interrupted.
+    """
+    parallel = joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)
+    with _one_thread_each():
+        yield from parallel(joblib.delayed(_run)(unit, path) for unit in units)
+
+
+def _run(unit: Unit, path: Path) -> tuple[Unit, Any]:
+    return unit, unit.plan(RecordedLoss(Records(path), unit.problem, unit.baseline))
+
+
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Workers that start inside use one thread; small products gain nothing from two."""
+    before = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{before or ''} {ONE_THREAD}".strip()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XLA_FLAGS"]
+        else:
+            os.environ["XLA_FLAGS"] = before
