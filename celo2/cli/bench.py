@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.table import Table
 
-from celo2.cli.terminal import progress
+from celo2.cli.terminal import mean_and_deviation, progress
 
 if TYPE_CHECKING:
     from celo2.evaluate.baselines import Baseline
     from celo2.evaluate.comparison import Comparison
+    from celo2.evaluate.scores import Score
     from celo2.evaluate.suites import Problem
 
 QUICK_OPTIMIZERS = ("adamw", "muon", "celo2")
@@ -63,7 +65,7 @@ class Bench:
             console.print(listing())
             return
         comparison = self.comparison()
-        scores = {name: {} for name in comparison.candidates}
+        scores: dict[str, dict[str, Score]] = {name: {} for name in comparison.candidates}
         total = len(comparison.candidates) * len(comparison.problems)
         with progress(console, "tuning", total) as update:
             for candidate, problem, score in comparison.run():
@@ -100,3 +102,40 @@ class Bench:
         if names is None:
             names = [name for name, entry in BENCHMARK.items() if entry.quick or not self.quick]
         return [problem(name, self.longer, BENCHMARK) for name in names]
+
+
+def listing() -> Group:
+    """Return tables of the problems and of the optimizers."""
+    from celo2.evaluate.baselines import OPTIMIZERS
+    from celo2.evaluate.suites import BENCHMARK
+
+    problems = Table("problem", "steps", "domain", "data also in", "stands for", box=SIMPLE_HEAD)
+    for name, entry in BENCHMARK.items():
+        seen = ", ".join(entry.data_seen_in)
+        shown = f"{name} (quick)" if entry.quick else name
+        problems.add_row(shown, str(entry.steps), entry.domain, seen, entry.stands_for)
+    optimizers = Table("optimizer", "in tables", box=SIMPLE_HEAD)
+    for name, optimizer in OPTIMIZERS.items():
+        optimizers.add_row(name, optimizer.title)
+    return Group(problems, optimizers)
+
+
+def table(
+    scores: Mapping[str, Mapping[str, Score]], problems: Sequence[Problem], console: Console
+) -> Table:
+    """Return held-out losses by problem, and the geometric mean of their ratios to the first."""
+    from celo2.evaluate.intervals import geometric_mean, paired_ratios
+
+    first = next(iter(scores))
+    out = Table("problem", *scores, caption="held-out loss, mean and deviation over seeds")
+    for each in problems:
+        row = [mine[each.name] for mine in scores.values()]
+        cells = [mean_and_deviation(console, score.mean, score.deviation) for score in row]
+        out.add_row(each.name, *cells)
+    means = []
+    for mine in scores.values():
+        ratios = {name: paired_ratios(mine[name], scores[first][name]) for name in mine}
+        means.append(f"{geometric_mean(ratios).value:.4f}")
+    out.add_section()
+    out.add_row(f"over {first}", *means)
+    return out

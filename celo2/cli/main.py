@@ -14,6 +14,7 @@ from celo2.errors import InputError
 try:
     import tyro
 
+    from celo2.cli.bench import Bench
     from celo2.cli.data import Data
     from celo2.cli.experiments import Experiments
     from celo2.cli.inspect import Inspect
@@ -30,6 +31,7 @@ COMMANDS: dict[str, type] = {
     "train": Train,
     "meta-train": MetaTrain,
     "validate": Validate,
+    "bench": Bench,
     "experiments": Experiments,
     "inspect": Inspect,
     "data": Data,

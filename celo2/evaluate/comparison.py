@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import joblib
 
@@ -20,6 +20,8 @@ from celo2.evaluate.scores import Score
 from celo2.evaluate.suites import REPORTED_SEEDS, TUNING_SEED, Problem
 from celo2.evaluate.tune import tune
 
+TUNING_RUNS = 12
+"""Of each search in the benchmark."""
 Plan = Callable[[RecordedLoss], Any]
 """Makes the runs of a candidate on a problem, one after the other, and returns what they gave."""
 
@@ -95,9 +97,10 @@ def run_all(units: Sequence[Unit], path: Path, jobs: int) -> Iterator[tuple[Unit
     `joblib.parallel_config` has chosen, on a cluster dask's. What a file of records holds is not
     run again, so a comparison resumes where it was interrupted.
     """
-    parallel = joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)
+    parallel = joblib.Parallel(jobs, return_as="generator_unordered")
     with _one_thread_each():
-        yield from parallel(joblib.delayed(_run)(unit, path) for unit in units)
+        done = parallel(joblib.delayed(_run)(unit, path) for unit in units)
+        yield from cast("Iterator[tuple[Unit, Any]]", done)
 
 
 def _run(unit: Unit, path: Path) -> tuple[Unit, Any]:

@@ -13,8 +13,8 @@ from celo2.errors import InputError
 from celo2.evaluate.baselines import MUON
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import Score, recorded_score
-from celo2.evaluate.suites import VALIDATION
 from celo2.evaluate.screen import SCREENING_SEEDS
+from celo2.evaluate.suites import VALIDATION
 from celo2.files import write_json
 
 

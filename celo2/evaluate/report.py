@@ -16,9 +16,9 @@ from celo2.evaluate.baselines import ADAMW, MUON, Baseline, celo2
 from celo2.evaluate.experiments import mean_ratio, muon_scores, ratios, read
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import Score, ratio, recorded_score
+from celo2.evaluate.screen import SCREENING_SEEDS
 from celo2.evaluate.suites import VALIDATION
 from celo2.evaluate.torch_demo.sweep import best_of_sweep
-from celo2.evaluate.screen import SCREENING_SEEDS
 from celo2.files import write, write_json
 from celo2.theta import load_theta
 

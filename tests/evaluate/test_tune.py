@@ -6,13 +6,12 @@ import pickle
 
 import pytest
 
-from celo2 import InputError, load_theta
+from celo2 import load_theta
 from celo2.evaluate.baselines import ADAMW, MUON, Grid, celo2
 from celo2.evaluate.records import Records
+from celo2.evaluate.runs import RecordedLoss
 from celo2.evaluate.scores import Score, ratio, recorded_score, relative
 from celo2.evaluate.suites import Problem
-from celo2.evaluate.comparison import Comparison
-from celo2.evaluate.runs import RecordedLoss
 from celo2.evaluate.tune import tune
 from tests.families import Quadratic
 

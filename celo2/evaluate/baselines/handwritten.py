@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import jax.numpy as jnp
 import optax
 from optax.contrib import prodigy, schedule_free_adamw, schedule_free_eval_params
@@ -39,9 +41,13 @@ def _sgd(settings: Settings, steps: int) -> optax.GradientTransformationExtraArg
 
 def _schedule_free(settings: Settings, steps: int) -> optax.GradientTransformationExtraArgs:
     """Build it with warm-up and no decay of the learning rate, as it is meant to be used."""
-    warmup = settings.get("warmup", WARMUP)
+    peak, warmup = settings["learning_rate"], settings.get("warmup", WARMUP)
+
+    def learning_rate(count: Any) -> Any:
+        return peak * jnp.minimum(1, (count + 0.5) / steps / warmup)
+
     return schedule_free_adamw(
-        lambda count: settings["learning_rate"] * jnp.minimum(1, (count + 0.5) / steps / warmup),
+        cast("float", learning_rate),  # optax 0.2.8 takes schedules, which its annotation lacks
         b1=settings["b1"],
         weight_decay=weight_decay(settings),
     )

@@ -47,9 +47,7 @@ def _build(settings: Settings, steps: int) -> optax.GradientTransformationExtraA
     return _beside_adamw(direction, settings, steps)
 
 
-def _build_two_averages(
-    settings: Settings, steps: int
-) -> optax.GradientTransformationExtraArgs:
+def _build_two_averages(settings: Settings, steps: int) -> optax.GradientTransformationExtraArgs:
     return _beside_adamw(optax.chain(_two_averages(), _orthogonalize()), settings, steps)
 
 
@@ -96,9 +94,7 @@ def _orthogonalize() -> optax.GradientTransformation:
     coefficients = jnp.array(COEFFICIENTS)
 
     def one(x: jax.Array) -> jax.Array:
-        return orthogonalize_via_newton_schulz(
-            x, coefficients, dimension_numbers=_numbers(x.shape)
-        )
+        return orthogonalize_via_newton_schulz(x, coefficients, dimension_numbers=_numbers(x.shape))
 
     return optax.stateless(lambda updates, _: jax.tree.map(one, updates))
 

@@ -1,0 +1,139 @@
+"""Protects comparisons: no run is repeated or lost, and every optimizer can be run."""
+
+import json
+import math
+
+import numpy as np
+import optax
+import pytest
+
+from celo2 import InputError
+from celo2.evaluate.baselines import ADAMW, MUON, OPTIMIZERS, Baseline, Grid, baselines
+from celo2.evaluate.comparison import Comparison
+from celo2.evaluate.suites import VALIDATION, Problem, problem
+from celo2.evaluate.train import train
+from tests.families import BatchNorm, Quadratic
+
+TINY = Problem("tiny", Quadratic, 20)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_runs_two_steps(name):
+    """At its grid's first settings, with a weight decay and without."""
+    (baseline,) = baselines((name,)).values()
+    grid = baseline.grid
+    settings = dict(grid.others[0])
+    if grid.learning_rates:
+        settings["learning_rate"] = grid.learning_rates[0]
+    result = train(Problem("tiny", Quadratic, 2), baseline, settings, 1)
+    assert math.isfinite(result["loss"])
+    assert len(result["curve"]) == 2
+    assert result["parameters"] == 15
+
+
+def test_state_is_counted_in_bytes():
+    """AdamW has two numbers per parameter and a count: 15 * 2 * 4 + 4 + 4 of its schedule."""
+    settings = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999}
+    assert train(Problem("tiny", Quadratic, 2), ADAMW, settings, 1)["state_bytes"] == 128
+
+
+def test_a_curve_has_50_points_and_metrics_are_recorded():
+    settings = {"learning_rate": 1e-2, "b1": 0.9, "b2": 0.999}
+    result = train(Problem("norm", BatchNorm, 120), ADAMW, settings, 1)
+    assert len(result["curve"]) == 50
+    assert result["curve"][-1] < result["curve"][0]
+    np.testing.assert_allclose(np.mean(result["curve"][-5:]), result["train_loss"], rtol=0.05)
+
+
+def fail(settings, steps):
+    raise TypeError("no such thing\nmore")
+
+
+def explode(settings, steps):
+    return optax.with_extra_args_support(optax.sgd(1e30))
+
+
+GRID = Grid((0.1, 0.2), ({"x": 0.0},))
+
+
+def test_a_comparison_resumes_and_an_optimizer_that_fails_has_lost(tmp_path):
+    """It diverges by record, and the others' runs are made and found again."""
+    candidates = {
+        "AdamW": ADAMW,
+        "fails": Baseline("fails", fail, GRID),
+        "explodes": Baseline("explodes", explode, GRID),
+    }
+    path = tmp_path / "runs.jsonl"
+    comparison = Comparison(candidates, [TINY], path, seeds=2, tuning_runs=4)
+    first = {name: score for name, _, score in comparison.run()}
+    content = path.read_bytes()
+    assert {name: score for name, _, score in comparison.run()} == first
+    assert path.read_bytes() == content
+    assert math.isfinite(first["AdamW"].mean)
+    assert first["fails"].mean == first["explodes"].mean == math.inf
+    records = [json.loads(line) for line in content.splitlines()]
+    by_name = {record["run"]["optimizer"]: record for record in records}
+    assert by_name["fails"]["error"] == "TypeError: no such thing"
+    assert by_name["fails"]["diverged"]
+    assert by_name["explodes"]["diverged"]
+    assert not by_name["adamw"]["diverged"]
+    seeds = [r["run"]["seed"] for r in records if r["run"]["optimizer"] == "adamw"]
+    assert seeds == [0, 0, 0, 0, 1, 2], "as many tuning runs as were allowed, then the reported"
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path):
+    path, whole = tmp_path / "runs.jsonl", tmp_path / "whole.jsonl"
+    list(Comparison({"AdamW": ADAMW}, [TINY], whole, seeds=1, tuning_runs=3).run())
+    lines = whole.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:30])
+    list(Comparison({"AdamW": ADAMW}, [TINY], path, seeds=1, tuning_runs=3).run())
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    expected = [json.loads(line) for line in lines]
+    assert [(r["run"], r["loss"], r["curve"]) for r in kept] == [
+        (r["run"], r["loss"], r["curve"]) for r in expected
+    ]
+
+
+@pytest.mark.slow
+def test_processes_share_one_file_of_records(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    problems = [TINY, Problem("tinier", Quadratic, 10)]
+    comparison = Comparison(
+        {"AdamW": ADAMW, "Muon": MUON}, problems, path, seeds=1, tuning_runs=2, jobs=2
+    )
+    assert len(list(comparison.run())) == 4
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    runs = [json.dumps(record["run"], sort_keys=True) for record in records]
+    assert len(runs) == len(set(runs)) == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, "seeds is 0; give at least 1"),
+        ({"tuning_runs": 0}, "tuning_runs is 0; give at least 1"),
+        ({"problems": ()}, "problems is empty; give at least one"),
+    ],
+)
+def test_a_comparison_out_of_range_is_refused(tmp_path, changes, message):
+    plan = {"problems": (TINY,), "path": tmp_path / "runs.jsonl", **changes}
+    with pytest.raises(InputError, match=message):
+        Comparison({"AdamW": ADAMW}, **plan)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match="unknown problem 'mnist': take some of byte-transformer"):
+        problem("mnist", 1, VALIDATION)
+    with pytest.raises(InputError, match="longer is 0; give at least 1"):
+        problem("byte-lstm", 0)
+    with pytest.raises(InputError, match="unknown optimizer 'adam': take some of adamw, muon"):
+        baselines(("adam",))
+    with pytest.raises(InputError, match="optimizer 'optax:none' cannot be imported"):
+        baselines(("optax:none",))
+
+
+def test_an_own_optimizer_is_a_function_of_the_schedule():
+    (own,) = baselines(("optax:adam",)).values()
+    result = train(TINY, own, {"learning_rate": 0.01}, 1)
+    expected = train(TINY, ADAMW, {"learning_rate": 0.01, "b1": 0.9, "b2": 0.999}, 1)
+    np.testing.assert_allclose(result["loss"], expected["loss"], rtol=1e-5)
