@@ -74,7 +74,7 @@ class Experiments:
 
 
 def table(experiments: Mapping[str, Experiment], muon: Mapping[str, Score]) -> Group:
-    """Return ratios of held-out losses to tuned Muon's on the same seeds, and what each asks.
+    """Return ratios of held-out losses to tuned Muon's, and what each asked and found.
 
     The lowest mean comes first. A cell ends with the number of its seeds where they are fewer than
     three; a mean is of all five problems or none.
@@ -85,14 +85,14 @@ def table(experiments: Mapping[str, Experiment], muon: Mapping[str, Score]) -> G
     first = Column("experiment", no_wrap=True)
     style = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
     scores = Table(first, *numbers, Column("mean", min_width=6), "min", **style)
-    asks = Table(Column("experiment", no_wrap=True), "asks", **style)
+    asks = Table(Column("experiment", no_wrap=True), "question", "answer", **style)
     by_name = {name: ratios(experiment, muon) for name, experiment in experiments.items()}
     for name in sorted(by_name, key=lambda name: mean_ratio(by_name[name])):
         experiment, mean = experiments[name], mean_ratio(by_name[name])
         cells = [_cell(experiment, by_name[name], problem) for problem in muon]
         shown = f"{mean:.4f}" if math.isfinite(mean) else ""
         scores.add_row(name, *cells, shown, str(experiment.result.get("minutes", "")))
-        asks.add_row(name, experiment.question)
+        asks.add_row(name, experiment.question, experiment.answer)
     caption = (
         "held-out loss over that of tuned Muon, by screening: seeds 0 to 2, settings of seed 0\n"
     )

@@ -29,6 +29,8 @@ class Experiment:
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Minutes, identity of theta, held-out losses over the screening seeds by problem, provenance;
     empty until it was run."""
+    answer: str = ""
+    """What was learned from it, in a sentence; empty until someone has looked at the result."""
     patch: Mapping[str, str] | None = None
     """A change of the rule that it was run with, where no setting makes it: `file`, a patch, and
     `commit`, to which it applies."""
@@ -69,7 +71,10 @@ def read(folder: Path) -> dict[str, Experiment]:
 
 def write(experiment: Experiment, folder: Path) -> None:
     """Write the experiment's file."""
-    content = {"question": experiment.question, "settings": experiment.settings}
+    content: dict[str, Any] = {"question": experiment.question}
+    if experiment.answer:
+        content["answer"] = experiment.answer
+    content["settings"] = experiment.settings
     if experiment.patch is not None:
         content["patch"] = experiment.patch
     write_json(folder / f"{experiment.name}.json", {**content, "result": experiment.result})
@@ -107,7 +112,7 @@ def mean_ratio(ratios: Mapping[str, float]) -> float:
 
 
 def _read(path: Path) -> Experiment:
-    needs = "it needs question, settings and perhaps result"
+    needs = "it needs question, settings, and perhaps answer and result"
     try:
         experiment = Experiment(path.stem, **json.loads(path.read_bytes().decode()))
     except (ValueError, TypeError) as error:  # not UTF-8, not JSON, other fields

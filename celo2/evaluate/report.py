@@ -53,6 +53,17 @@ def validation_losses_long(root: Path) -> str:
     return _loss_table(root, _headline(), LONG, longer=10)
 
 
+def tuned_learning_rates(root: Path) -> str:
+    """Return the best learning rate of each optimizer, with its multiplier for AdamW's part."""
+    rows = []
+    for longer, problems in ((1, tuple(VALIDATION)), (10, LONG)):
+        scores = _scores(root, _headline(), problems, longer)
+        for p in problems:
+            cells = [_learning_rate(scores[name][p].settings) for name in scores]
+            rows.append((VALIDATION[p].title, f"{longer * VALIDATION[p].steps:,}", *cells))
+    return markdown(("", "steps", *_headline()), rows)
+
+
 def experiments(root: Path) -> str:
     """Return the score of every experiment, in order of time."""
     found = read(root / "records/experiments")
@@ -65,10 +76,16 @@ def experiments(root: Path) -> str:
         mean = mean_ratio(by_problem)
         shown = f"{mean:.4f}" if mean < float("inf") else ""
         minutes = str(experiment.result.get("minutes", ""))
-        rows.append((name, experiment.question, *cells, shown, minutes))
-    return markdown(
-        ("experiment", "question", *_titles(tuple(VALIDATION)), "mean", "minutes"), rows
-    )
+        rows.append((name, *cells, shown, minutes))
+    return markdown(("experiment", *_titles(tuple(VALIDATION)), "mean", "minutes"), rows)
+
+
+def experiment_answers(root: Path) -> str:
+    """Return what each experiment asked and what was learned, in order of time."""
+    rows = []
+    for name, experiment in read(root / "records/experiments").items():
+        rows.append((name, experiment.question, experiment.answer))
+    return markdown(("experiment", "question", "answer"), rows)
 
 
 def demo(root: Path) -> str:
@@ -85,7 +102,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "validation-long": validation_long,
     "validation-losses": validation_losses,
     "validation-losses-long": validation_losses_long,
+    "tuned-learning-rates": tuned_learning_rates,
     "experiments": experiments,
+    "experiment-answers": experiment_answers,
     "demo": demo,
 }
 """Name -> what makes the table from the records of a checkout."""
@@ -206,6 +225,11 @@ def _loss_table(
         rows.append((name, seeds, *cells, f"{sum(to_muon.values()) / len(problems):.4f}"))
     rows.sort(key=lambda row: float(row[-1]))
     return markdown(("", "seeds", *_titles(problems), "mean ratio"), rows)
+
+
+def _learning_rate(settings: Mapping[str, float]) -> str:
+    factor = settings.get("adamw_lr_multiplier")
+    return f"{settings['learning_rate']:g}" + (f", AdamW at {factor:g} times" if factor else "")
 
 
 def _titles(problems: Sequence[str]) -> list[str]:
