@@ -25,6 +25,8 @@ PAGES = {
     "README.md": "index.md",
     "celo2/weights/README.md": "weights.md",
     "celo2/torch/README.md": "torch-step.md",
+    "NOTICE": "notice.md",
+    "CITATION.cff": "citation.md",
 }
 """File of the repository -> page of the site."""
 SOURCE = re.compile(r"<!-- source:(?P<file>\S+):(?P<name>\w+) -->")
@@ -34,7 +36,9 @@ LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages and pictures from outside docs/."""
     for source, target in PAGES.items():
-        files.append(File.generated(config, target, content=(ROOT / source).read_text()))
+        text = (ROOT / source).read_text()
+        text = text if source.endswith(".md") else f"# {source}\n\n```\n{text}```\n"
+        files.append(File.generated(config, target, content=text))
     for path in sorted((ROOT / "examples").glob("*.py")):
         files.append(File.generated(config, f"examples/{path.stem}.md", content=_example(path)))
     for path in sorted((ROOT / "records").rglob("*.png")):
