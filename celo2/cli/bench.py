@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.box import SIMPLE_HEAD
@@ -16,7 +16,7 @@ from celo2.cli.terminal import mean_and_deviation, progress
 
 if TYPE_CHECKING:
     from celo2.evaluate.baselines import Baseline
-    from celo2.evaluate.comparison import Comparison
+    from celo2.evaluate.comparison import Comparison, Unit
     from celo2.evaluate.scores import Score
     from celo2.evaluate.suites import Problem
 
@@ -35,6 +35,10 @@ class Bench:
 
     list_all: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Only print the problems and the optimizers."""
+    part: Literal["tuned", "single", "sensitivity"] = "tuned"
+    """Each at its best settings; or each at the one configuration that was best on the validation
+    problems, at several lengths, for speed-ups over tuned AdamW; or one setting at a time around
+    the best. The last two need the tuned runs."""
     quick: bool = False
     """Ten minutes on two cores: a few cheap problems, AdamW, Muon and Celo2, few settings, one
     reported seed."""
@@ -45,6 +49,10 @@ class Bench:
     schedule to a transformation; by default all."""
     thetas: tuple[str, ...] = ()
     """Files of further thetas, or names of shipped ones."""
+    settings: tuple[str, ...] = ("learning_rate",)
+    """What --part sensitivity changes: learning_rate, weight_decay, warmup, adamw_lr_multiplier."""
+    validation: Path = Path("records/validation/runs.jsonl")
+    """The recorded runs by which --part single chooses."""
     velo: Path | None = None
     """Checkpoint of VeLO, which joins the optimizers."""
     seeds: int | None = None
@@ -65,14 +73,23 @@ class Bench:
             console.print(listing())
             return
         comparison = self.comparison()
-        scores: dict[str, dict[str, Score]] = {name: {} for name in comparison.candidates}
-        total = len(comparison.candidates) * len(comparison.problems)
-        with progress(console, "tuning", total) as update:
-            for candidate, problem, score in comparison.run():
-                scores[candidate][problem] = score
-                update(advance=1, description=f"tuned {candidate} on {problem}")
-        console.print(table(scores, comparison.problems, console))
+        units = self._units(comparison)
+        results: dict[str, dict[str, Any]] = {name: {} for name in comparison.candidates}
+        with progress(console, self.part, len(units)) as update:
+            for unit, result in comparison.run(units):
+                results[unit.candidate][unit.problem.name] = result
+                done = f"{self.part}: {unit.candidate} on {unit.problem.name}"
+                update(advance=1, description=done)
+        if self.part == "tuned":
+            console.print(table(results, comparison.problems, console))
         console.print(f"every run in {comparison.path}", soft_wrap=True)
+
+    def _units(self, comparison: Comparison) -> Sequence[Unit]:
+        if self.part == "tuned":
+            return comparison.tuning()
+        if self.part == "single":
+            return comparison.single(self.validation)
+        return comparison.sensitivity(self.settings)
 
     def comparison(self) -> Comparison:
         """Return what the flags ask for."""

@@ -59,8 +59,8 @@ class Validate:
         comparison = Comparison(candidates, found, path, self.seeds, jobs=self.jobs)
         scores: dict[str, dict[str, Score]] = {name: {} for name in candidates}
         with progress(console, "tuning", len(candidates) * len(problems)) as update:
-            for candidate, name, score in comparison.run():
-                scores[candidate][name] = score
+            for unit, score in comparison.run(comparison.tuning()):
+                scores[unit.candidate][unit.problem.name] = score
                 update(advance=1)
         console.print(table(scores, relative(scores), problems, console))
         console.print(f"every run in {path}", soft_wrap=True)

@@ -1,4 +1,8 @@
-"""Candidates on the problems of a suite: which runs are made, and by which processes."""
+"""Candidates on the problems of a suite: which runs are made, and by which processes.
+
+There are three kinds of runs: tuning, one configuration at several lengths, and sweeps of one
+setting around the tuned ones. The last two need tuned runs in the same file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,8 @@ from celo2.errors import InputError
 from celo2.evaluate.baselines import Baseline
 from celo2.evaluate.records import Records
 from celo2.evaluate.runs import RecordedLoss
-from celo2.evaluate.scores import Score
+from celo2.evaluate.sensitivity import run_sweeps
+from celo2.evaluate.single import choose, run_lengths
 from celo2.evaluate.suites import REPORTED_SEEDS, TUNING_SEED, Problem
 from celo2.evaluate.tune import tune
 
@@ -38,7 +43,7 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Tuning of candidates on problems.
+    """Runs of candidates on problems.
 
     Raises:
         InputError: a number out of range, no problems, or an unknown one.
@@ -70,37 +75,57 @@ class Comparison:
         """The seeds that are reported."""
         return range(TUNING_SEED + 1, TUNING_SEED + 1 + self.seeds)
 
-    def units(self) -> list[Unit]:
-        """Return one unit per candidate and problem, all problems of a candidate together."""
-        found = []
-        for candidate, baseline in self.candidates.items():
-            plan = functools.partial(
+    def tuning(self) -> list[Unit]:
+        """Return the runs that tune each candidate, whose plan returns a `Score`."""
+
+        def plan(baseline: Baseline) -> Plan:
+            return functools.partial(
                 tune, grid=baseline.grid, seeds=self.reported, runs=self.tuning_runs
             )
-            found += [Unit(candidate, baseline, each, plan) for each in self.problems]
-        return found
 
-    def run(self) -> Iterator[tuple[str, str, Score]]:
-        """Yield (candidate, problem, score) of each pair as it is done.
+        return self._units(plan)
+
+    def single(self, validation: Path) -> list[Unit]:
+        """Return the runs of one configuration each, whose plan returns scores by length.
 
         Raises:
-            InputError: data that cannot be had.
+            InputError: a candidate was not run on the validation problems.
         """
-        for unit, score in run_all(self.units(), self.path, self.jobs):
-            yield unit.candidate, unit.problem.name, score
+        records = Records(validation)
 
+        def plan(baseline: Baseline) -> Plan:
+            configuration = choose(records, baseline)
+            return functools.partial(run_lengths, configuration=configuration, seeds=self.reported)
 
-def run_all(units: Sequence[Unit], path: Path, jobs: int) -> Iterator[tuple[Unit, Any]]:
-    """Make the runs of all units and yield (unit, what its plan returned) as they are done.
+        return self._units(plan)
 
-    Workers are joblib's: processes of this machine, or those of the backend that
-    `joblib.parallel_config` has chosen, on a cluster dask's. What a file of records holds is not
-    run again, so a comparison resumes where it was interrupted.
-    """
-    parallel = joblib.Parallel(jobs, return_as="generator_unordered")
-    with _one_thread_each():
-        done = parallel(joblib.delayed(_run)(unit, path) for unit in units)
-        yield from cast("Iterator[tuple[Unit, Any]]", done)
+    def sensitivity(self, names: Sequence[str]) -> list[Unit]:
+        """Return the sweeps of these settings, whose plan returns losses by setting and value."""
+        plan = functools.partial(run_sweeps, names=names, seeds=self.reported)
+        return self._units(lambda baseline: plan)
+
+    def _units(self, plan: Callable[[Baseline], Plan]) -> list[Unit]:
+        """Return one unit per candidate and problem, all problems of a candidate together."""
+        units = []
+        for candidate, baseline in self.candidates.items():
+            made = plan(baseline)
+            units += [Unit(candidate, baseline, each, made) for each in self.problems]
+        return units
+
+    def run(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Any]]:
+        """Yield each unit, as it is done, with what its plan returned.
+
+        Workers are joblib's: processes of this machine, or those of the backend that
+        `joblib.parallel_config` has chosen, on a cluster dask's. What the file of records holds is
+        not run again, so a comparison resumes where it was interrupted.
+
+        Raises:
+            InputError: data that cannot be had, or tuned runs that are needed and not recorded.
+        """
+        parallel = joblib.Parallel(self.jobs, return_as="generator_unordered")
+        with _one_thread_each():
+            done = parallel(joblib.delayed(_run)(unit, self.path) for unit in units)
+            yield from cast("Iterator[tuple[Unit, Any]]", done)
 
 
 def _run(unit: Unit, path: Path) -> tuple[Unit, Any]:

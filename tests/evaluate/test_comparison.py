@@ -49,6 +49,11 @@ def fail(settings, steps):
     raise TypeError("no such thing\nmore")
 
 
+def tuned(comparison):
+    done = comparison.run(comparison.tuning())
+    return {(unit.candidate, unit.problem.name): score for unit, score in done}
+
+
 def explode(settings, steps):
     return optax.with_extra_args_support(optax.sgd(1e30))
 
@@ -65,12 +70,12 @@ def test_a_comparison_resumes_and_an_optimizer_that_fails_has_lost(tmp_path):
     }
     path = tmp_path / "runs.jsonl"
     comparison = Comparison(candidates, [TINY], path, seeds=2, tuning_runs=4)
-    first = {name: score for name, _, score in comparison.run()}
+    first = tuned(comparison)
     content = path.read_bytes()
-    assert {name: score for name, _, score in comparison.run()} == first
+    assert tuned(comparison) == first
     assert path.read_bytes() == content
-    assert math.isfinite(first["AdamW"].mean)
-    assert first["fails"].mean == first["explodes"].mean == math.inf
+    assert math.isfinite(first["AdamW", "tiny"].mean)
+    assert first["fails", "tiny"].mean == first["explodes", "tiny"].mean == math.inf
     records = [json.loads(line) for line in content.splitlines()]
     by_name = {record["run"]["optimizer"]: record for record in records}
     assert by_name["fails"]["error"] == "TypeError: no such thing"
@@ -83,10 +88,10 @@ def test_a_comparison_resumes_and_an_optimizer_that_fails_has_lost(tmp_path):
 
 def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path):
     path, whole = tmp_path / "runs.jsonl", tmp_path / "whole.jsonl"
-    list(Comparison({"AdamW": ADAMW}, [TINY], whole, seeds=1, tuning_runs=3).run())
+    tuned(Comparison({"AdamW": ADAMW}, [TINY], whole, seeds=1, tuning_runs=3))
     lines = whole.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:2]) + lines[2][:30])
-    list(Comparison({"AdamW": ADAMW}, [TINY], path, seeds=1, tuning_runs=3).run())
+    tuned(Comparison({"AdamW": ADAMW}, [TINY], path, seeds=1, tuning_runs=3))
     kept = [json.loads(line) for line in path.read_text().splitlines()]
     expected = [json.loads(line) for line in lines]
     assert [(r["run"], r["loss"], r["curve"]) for r in kept] == [
@@ -101,7 +106,7 @@ def test_processes_share_one_file_of_records(tmp_path):
     comparison = Comparison(
         {"AdamW": ADAMW, "Muon": MUON}, problems, path, seeds=1, tuning_runs=2, jobs=2
     )
-    assert len(list(comparison.run())) == 4
+    assert len(tuned(comparison)) == 4
     records = [json.loads(line) for line in path.read_text().splitlines()]
     runs = [json.dumps(record["run"], sort_keys=True) for record in records]
     assert len(runs) == len(set(runs)) == 4 * 3
