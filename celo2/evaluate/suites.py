@@ -3,6 +3,7 @@
 VALIDATION was fixed before any theta was searched for, and no theta is meta-trained on it, but
 thetas are chosen by it: it is the selection set. BENCHMARK is what is reported: no theta, setting
 or default is chosen by it, and none of its networks is one of validation's or meta-training's.
+RL is reported by the returns of agents.
 """
 
 from __future__ import annotations
@@ -70,6 +71,17 @@ class BenchmarkEntry(Entry):
     """Whether it is among the few cheap ones, of different domains, for a first impression."""
 
 
+@dataclasses.dataclass(frozen=True)
+class RLEntry(Entry):
+    """A game that an agent learns by PPO from 1e6 environment steps.
+
+    `longer=10` makes them the 1e7 of the paper.
+    """
+
+    adam_learning_rate: float
+    """That of purejaxrl."""
+
+
 VALIDATION: dict[str, ValidationEntry] = {
     "byte-transformer": ValidationEntry("byte transformer", 400, 20.0),
     "cifar10-conv": ValidationEntry("CIFAR-10 conv net", 400, 5.0),
@@ -105,7 +117,15 @@ BENCHMARK: dict[str, BenchmarkEntry] = {
     ),
 }
 
-SUITES: Mapping[str, Entry] = {**VALIDATION, **BENCHMARK}
+RL: dict[str, RLEntry] = {
+    "cartpole": RLEntry("CartPole", 31_248, 2.5e-4),
+    "asterix": RLEntry("MinAtar Asterix", 3_904, 5e-3),
+    "breakout": RLEntry("MinAtar Breakout", 3_904, 5e-3),
+    "freeway": RLEntry("MinAtar Freeway", 3_904, 5e-3),
+    "space-invaders": RLEntry("MinAtar Space Invaders", 3_904, 5e-3),
+}
+
+SUITES: Mapping[str, Entry] = {**VALIDATION, **BENCHMARK, **RL}
 """All problems by name."""
 
 

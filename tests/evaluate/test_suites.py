@@ -13,6 +13,7 @@ from celo2.evaluate.scores import recorded_score
 from celo2.evaluate.suites import (
     BENCHMARK,
     REPORTED_SEEDS,
+    RL,
     SUITES,
     TUNING_SEED,
     VALIDATION,
@@ -53,7 +54,7 @@ def test_no_seed_is_both_tuned_on_and_reported():
 
 def test_no_problem_of_the_benchmark_is_one_that_thetas_are_chosen_by():
     assert not set(BENCHMARK) & set(VALIDATION)
-    assert set(SUITES) == set(BENCHMARK) | set(VALIDATION) == set(FULL)
+    assert set(SUITES) == set(BENCHMARK) | set(VALIDATION) | set(RL) == set(FULL)
 
 
 @pytest.mark.parametrize("name", BENCHMARK)
@@ -62,6 +63,19 @@ def test_an_entry_of_the_benchmark_says_what_it_stands_for(name):
     assert 100 <= entry.steps <= 500
     assert entry.stands_for.endswith(".")
     assert set(entry.data_seen_in) <= {"meta-training", "validation"}
+
+
+@pytest.mark.parametrize("name", RL)
+def test_an_agent_learns_from_a_million_environment_steps(name):
+    """As many whole rollouts as there are in 1e6; and the program can be traced."""
+    found = problem(name)
+    rollouts, rest = divmod(found.steps, found.family.uses)
+    assert rest == 0
+    assert rollouts == int(1e6) // found.family.rows
+    shapes = jax.eval_shape(found.family.init, jax.random.key(0), ())
+    loss, state = jax.eval_shape(found.family.loss, *shapes, (), jax.random.key(0))
+    assert loss.shape == ()
+    assert state == shapes[1]
 
 
 def test_an_unknown_problem_is_answered_with_the_known_ones():

@@ -1,0 +1,1 @@
+"""Reinforcement learning as task families: PPO on environments of gymnax."""
