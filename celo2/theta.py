@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 from celo2 import files
 from celo2.errors import InputError
+from celo2.policy import Policy
 from celo2.rule import Spec, Weights, shapes
 
 FORMAT = "celo2-theta-2"
@@ -35,6 +36,8 @@ class Theta:
         name: what the optimizer's checkpoints and tables call it.
         provenance: recipe, data, seed, commit and minutes, as recorded by meta-training; empty
             where nothing is known.
+        policy: learning rates by the length of a run, for `total_steps=`; None where theta has
+            none. It is no part of the theta's identity, which is that of the rule.
 
     Raises:
         InputError: an array has the wrong shape, does not hold floats, or holds a number that is
@@ -45,6 +48,7 @@ class Theta:
     spec: Spec = Spec()
     name: str = "unnamed"
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    policy: Policy | None = None
 
     def __post_init__(self) -> None:
         arrays = {}
@@ -119,7 +123,7 @@ class Theta:
         return cls(Weights(**arrays), spec, name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file: six arrays; spec, provenance, name and hash in its header.
+        """Write a safetensors file: six arrays; spec, provenance, name, policy and hash in its header.
 
         The file is replaced at once, never half-written.
         """
@@ -129,8 +133,23 @@ class Theta:
             "spec": self.spec.to_json(),
             "provenance": json.dumps(dict(self.provenance), sort_keys=True),
         }
+        if self.policy is not None:
+            metadata["policy"] = self.policy.to_json()
         metadata["checksum"] = _checksum(metadata, self.weights)
         files.write(path, save(self.weights._asdict(), metadata))
+
+    def policy_for(self, total_steps: int) -> Policy:
+        """Return the policy of this theta, for a run of `total_steps`.
+
+        Raises:
+            InputError: theta has none.
+        """
+        if self.policy is None:
+            raise InputError(
+                f"total_steps is {total_steps}, but theta {self.name!r} has no policy; "
+                "give lr=, or a theta that has one"
+            )
+        return self.policy
 
 
 def load_theta(source: str | os.PathLike[str]) -> Theta:
@@ -199,7 +218,8 @@ def _read(path: Path) -> Theta:
             f"the header of {path} lacks a name, a spec or a provenance ({error!r}); "
             "pass a file written by Theta.save"
         ) from error
-    return Theta(Weights(**arrays), spec, name, provenance)
+    policy = Policy.from_json(metadata["policy"]) if "policy" in metadata else None
+    return Theta(Weights(**arrays), spec, name, provenance, policy)
 
 
 def _checksum(metadata: Mapping[str, str], weights: Weights) -> str:

@@ -4,7 +4,8 @@ Leaves of two and more axes are (..., in, out). Where a library keeps (out, in),
 state it: `celo2(1e-3, axes=MatrixAxes(fan_in=1, fan_out=0))`.
 """
 
-from celo2.jax.optimizer import celo2, route
+from celo2.jax.optimizer import celo2
+from celo2.jax.routing import route
 from celo2.jax.transform import ScaleByCelo2State, scale_by_celo2
 from celo2.parameters.views import MatrixAxes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Hashable
 from typing import Any
@@ -12,17 +11,20 @@ import jax.numpy as jnp
 import optax
 
 from celo2.errors import InputError
+from celo2.jax.learning_rates import resolve
+from celo2.jax.routing import route
 from celo2.jax.transform import Axes, as_float, scale_by_celo2
-from celo2.parameters.routing import ADAMW, CELO2, Routing, by_names_and_shapes, check_rule
+from celo2.parameters.routing import ADAMW, CELO2, check_rule
 from celo2.theta import Theta, load_theta
 
 
 def celo2(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule | None = None,
     *,
-    weight_decay: float = 0.0,
+    total_steps: int | None = None,
+    weight_decay: float | None = None,
     weight_decay_mask: Any = None,
-    adamw_lr_multiplier: float = 20.0,
+    adamw_lr_multiplier: float | None = None,
     theta: str | os.PathLike[str] | Theta = "celo2",
     orthogonalize: bool | None = None,
     labels: Any = None,
@@ -38,15 +40,21 @@ def celo2(
     output head. A leaf whose gradient is not finite stays where it is for that step, as does its
     state.
 
+    Give either `total_steps`, and there is nothing to tune, or `learning_rate`.
+
     Args:
         learning_rate: RMS of the update of every matrix per step; a number or an optax schedule.
+        total_steps: number of steps of the whole run. Learning rates, warm-up, decay and weight
+            decay are then those of theta's policy (`celo2.policy`); later steps stay at the last
+            learning rate.
         weight_decay: decoupled weight decay, p <- p - learning_rate * weight_decay * p, under both
-            optimizers. The default is 0; that of `optax.adamw` is 1e-4, of PyTorch's AdamW 0.01.
+            optimizers, at the learning rate of hidden matrices. None: the policy's, or 0 with
+            `learning_rate`; that of `optax.adamw` is 1e-4, of PyTorch's AdamW 0.01.
         weight_decay_mask: tree of booleans with the parameters' structure (or a prefix of it), or a
             function from the parameters to one: which leaves decay. None: all but biases, norms
             and other leaves of fewer than two axes.
-        adamw_lr_multiplier: learning rate of AdamW over `learning_rate`; 20 in the paper. It does
-            not multiply weight decay.
+        adamw_lr_multiplier: learning rate of AdamW over `learning_rate`; None: 20, as in the paper,
+            or the policy's with `total_steps`. It does not multiply weight decay.
         theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
         orthogonalize: apply Newton-Schulz (Celo2), or use the rule alone, on every leaf
             (Celo2-base); None: as theta was meta-trained.
@@ -59,13 +67,15 @@ def celo2(
         eps: epsilon of AdamW.
 
     Raises:
-        InputError: a number out of range, or no such theta.
+        InputError: a number out of range, no such theta, or both or neither of `learning_rate` and
+            `total_steps`.
     """
     theta = theta if isinstance(theta, Theta) else load_theta(theta)
     everywhere = theta.spec.everywhere if orthogonalize is None else not orthogonalize
-    _check_not_negative("learning_rate", learning_rate)
-    _check_not_negative("weight_decay", weight_decay)
-    _check_not_negative("adamw_lr_multiplier", adamw_lr_multiplier)
+    given = {"weight_decay": weight_decay, "adamw_lr_multiplier": adamw_lr_multiplier}
+    for name, value in {"learning_rate": learning_rate, **given}.items():
+        _check_not_negative(name, value)
+    learning_rates = resolve(theta, learning_rate, total_steps, **given)
 
     def routed_labels(params: Any) -> Any:
         rules = [each.rule for each in route(params, everywhere)]
@@ -73,14 +83,14 @@ def celo2(
 
     mask = _decaying if weight_decay_mask is None else weight_decay_mask
     tail = [
-        optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
+        optax.add_decayed_weights(learning_rates.weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rates.base),
     ]
     learned = scale_by_celo2(
         theta, orthogonalize=orthogonalize, axes=axes, skip_zero_gradients=skip_zero_gradients
     )
-    # The multiplier comes before weight decay is added, so that it scales AdamW's update alone.
-    adamw = [_skip_not_finite(optax.scale_by_adam(b1, b2, eps)), optax.scale(adamw_lr_multiplier)]
+    # Multipliers come before weight decay is added, so that they scale AdamW's update alone.
+    adamw = [_skip_not_finite(optax.scale_by_adam(b1, b2, eps)), learning_rates.multiply]
     transforms: dict[Hashable, optax.GradientTransformation] = {
         CELO2: _zero_where_not_finite(optax.chain(learned, *tail)),
         ADAMW: _zero_where_not_finite(optax.chain(*adamw, *tail)),
@@ -88,34 +98,10 @@ def celo2(
     return optax.partition(transforms, _checked(routed_labels if labels is None else labels))
 
 
-def route(params: Any, everywhere: bool = False) -> Routing:
-    """Return which optimizer updates each leaf, and why, by the names on its path and its shape.
-
-    With `everywhere`, the rule updates every leaf (Celo2-base).
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    routes = by_names_and_shapes([(_dotted(path), jnp.shape(leaf)) for path, leaf in leaves])
-    if everywhere:
-        for i, each in enumerate(routes):
-            why = f"Celo2-base updates everything ({each.why})"
-            routes[i] = dataclasses.replace(each, rule=CELO2, why=why)
-    return Routing(routes)
-
-
 def _decaying(params: Any) -> Any:
     """Return which leaves have weight decay by default."""
     structure = jax.tree.structure(params)
     return structure.unflatten([each.decays for each in route(params)])
-
-
-def _dotted(path: Any) -> str:
-    """Return a key path as a dotted name.
-
-    nnx and equinox wrap values in attributes that say nothing; haiku's names hold slashes, and
-    "~" for the constructor.
-    """
-    name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-    return ".".join(part for part in name.replace("/", ".").split(".") if part != "~")
 
 
 def _check_not_negative(name: str, value: Any) -> None:

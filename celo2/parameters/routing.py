@@ -17,21 +17,23 @@ from celo2.parameters.views import MatrixAxes
 
 CELO2, ADAMW = "celo2", "adamw"
 RULES = (CELO2, ADAMW)
+HIDDEN, EMBEDDING, HEAD, VECTOR = KINDS = ("hidden", "embedding", "head", "vector")
+"""Kinds of parameters: each has a learning rate of its own under a policy."""
 
 Override = Mapping[str, str] | Callable[[str, tuple[int, ...]], str | None]
 """{regular expression of a name: rule}, of which the first match wins, or a function
 (name, shape) -> rule, or None for no opinion."""
 
 # All patterns are matched against whole components of a dotted name.
-EMBEDDING = re.compile(
+EMBEDDING_NAME = re.compile(
     r"(?!patch)(\w+_)?(embed|embeds|embedding|embeddings|emb|wte|wpe)(_(tokens?|positions?|table))?"
     r"|(cls|mask|dist|query|prefix|register)_tokens?|pos(ition)?|(\w+_)?position_bias(_table)?"
 )
-GAIN = re.compile(r"bias\w*|scale|gamma|beta|gain|layer_?scale\w*|weight_g|original0")
-HEAD = re.compile(
+GAIN_NAME = re.compile(r"bias\w*|scale|gamma|beta|gain|layer_?scale\w*|weight_g|original0")
+HEAD_NAME = re.compile(
     r"head|(?!attention_|attn_)\w+_head|classifier|logits|to_logits|unembed|output_projection"
 )
-TOP_LEVEL_HEAD = re.compile(
+TOP_LEVEL_HEAD_NAME = re.compile(
     r"out|outc|output|outputs|output_layer|fc|fc_out|proj_out|readout|score|generator|predictor"
 )
 """Names of the output head directly below the model, and of something hidden further down."""
@@ -58,6 +60,13 @@ class Route:
     """Whether to warn the user."""
     decays: bool = True
     """Whether weight decay applies by default: not to biases, norms, gains and other vectors."""
+    adamw_kind: str = VECTOR
+    """What the parameter is to a policy if AdamW updates it."""
+
+    @property
+    def kind(self) -> str:
+        """One of `KINDS`: hidden is whatever the learned rule updates."""
+        return HIDDEN if self.rule == CELO2 else self.adamw_kind
 
 
 class Routing(Sequence[Route]):
@@ -103,7 +112,7 @@ def heads_among(names: Iterable[str]) -> set[str]:
         while len(parts) > 1 and parts[0] in WRAPPERS:
             parts = parts[1:]
         for i, part in enumerate(parts[:-1] if len(parts) > 1 else parts):
-            if HEAD.fullmatch(part) or (i == 0 and TOP_LEVEL_HEAD.fullmatch(part)):
+            if HEAD_NAME.fullmatch(part) or (i == 0 and TOP_LEVEL_HEAD_NAME.fullmatch(part)):
                 last[tuple(parts[: i + 1])] = name
     return set(last.values())
 
@@ -113,11 +122,11 @@ def _by_name_and_shape(name: str | None, shape: tuple[int, ...], heads: set[str]
     if len(shape) < 2:
         return Route(shown, shape, ADAMW, "vector" if shape else "scalar", decays=False)
     if name in heads:
-        return Route(shown, shape, ADAMW, "output head, by its name")
+        return Route(shown, shape, ADAMW, "output head, by its name", adamw_kind=HEAD)
     parts = [part for part in (name or "").lower().split(".") if not part.isdecimal()]
-    if any(EMBEDDING.fullmatch(part) for part in parts[-2:]):
-        return Route(shown, shape, ADAMW, "embedding, by its name")
-    if parts and GAIN.fullmatch(parts[-1]):
+    if any(EMBEDDING_NAME.fullmatch(part) for part in parts[-2:]):
+        return Route(shown, shape, ADAMW, "embedding, by its name", adamw_kind=EMBEDDING)
+    if parts and GAIN_NAME.fullmatch(parts[-1]):
         return Route(shown, shape, ADAMW, "bias or gain, by its name", decays=False)
     if len(shape) > 2 and sum(length > 1 for length in shape) < 2:
         return Route(shown, shape, ADAMW, "vector with axes of length 1", decays=False)
@@ -125,9 +134,9 @@ def _by_name_and_shape(name: str | None, shape: tuple[int, ...], heads: set[str]
     extreme = short > 1 and (long >= EXTREME_ASPECT * short or long >= EXTREME_LENGTH)
     if not name and len(shape) == 2 and extreme:
         why = f"{long} to {short} looks like an embedding or a head"
-        return Route(shown, shape, ADAMW, why, doubtful=True)
+        return Route(shown, shape, ADAMW, why, doubtful=True, adamw_kind=EMBEDDING)
     why = "hidden matrix" if len(shape) == 2 else "batch of hidden matrices"
-    return Route(shown, shape, CELO2, why)
+    return Route(shown, shape, CELO2, why, adamw_kind=HEAD)
 
 
 def overridden(route: Route, override: Override | None) -> Route:

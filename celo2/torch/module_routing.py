@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from celo2.parameters.routing import ADAMW, CELO2, Route, heads_among
+from celo2.parameters.routing import ADAMW, CELO2, EMBEDDING, HEAD, Route, heads_among
 from celo2.parameters.views import MatrixAxes
 from celo2.torch.tensor_routing import route_tensors
 
@@ -64,9 +64,9 @@ def _route(
     if id(parameter) in embedded:
         tied = not isinstance(owner, EMBEDDINGS) or id(owner) in heads
         why = f"tied to the embedding {embedded[id(parameter)]}" if tied else f"embedding ({kind})"
-        return Route(name, shape, ADAMW, why)
+        return Route(name, shape, ADAMW, why, adamw_kind=EMBEDDING)
     if id(owner) in heads and leaf == "weight":
-        return Route(name, shape, ADAMW, f"output head ({kind}{heads[id(owner)]})")
+        return Route(name, shape, ADAMW, f"output head ({kind}{heads[id(owner)]})", adamw_kind=HEAD)
     return _route_hidden(name, shape, owner, leaf) or fallback
 
 
@@ -75,7 +75,8 @@ def _route_hidden(name: str, shape: tuple[int, ...], owner: nn.Module, leaf: str
     kind = type(owner).__name__
 
     def matrices(why: str, **axes: int | tuple[int, ...]) -> Route:
-        return Route(name, shape, CELO2, why, MatrixAxes(**axes) if axes else None)  # type: ignore[arg-type]
+        read = MatrixAxes(**axes) if axes else None  # type: ignore[arg-type]
+        return Route(name, shape, CELO2, why, read, adamw_kind=HEAD)
 
     if isinstance(owner, (*CONVS, *TRANSPOSED_CONVS)) and leaf == "weight":
         if 1 < owner.groups == owner.in_channels:

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from celo2.errors import InputError
-from celo2.parameters.routing import ADAMW, CELO2, Override, Route, check_rule, overridden
+from celo2.parameters.routing import (
+    ADAMW,
+    CELO2,
+    EMBEDDING,
+    HEAD,
+    Override,
+    Route,
+    check_rule,
+    overridden,
+)
 from celo2.parameters.views import MatrixAxes, MatrixView, matrix_views
 from celo2.torch.distributed import shards
 from celo2.torch.module_routing import route_module
@@ -180,7 +189,11 @@ def _route_named(
     found = []
     for name, (_, p), route in zip(names, named, route_tensors(named), strict=True):
         if id(p) in model.ends:
-            route = dataclasses.replace(route, rule=ADAMW, why=model.ends[id(p)], doubtful=False)
+            why = model.ends[id(p)]
+            kind = HEAD if why.startswith("output head") else EMBEDDING
+            route = dataclasses.replace(
+                route, rule=ADAMW, why=why, doubtful=False, adamw_kind=kind
+            )
         found.append(RoutedParameter(name, p, dataclasses.replace(route, name=name)))
     return found
 

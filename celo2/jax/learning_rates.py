@@ -1,0 +1,80 @@
+"""Learning rates of `celo2`: those the caller gives, or those of theta's policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo2.errors import InputError
+from celo2.jax.routing import route
+from celo2.parameters.routing import HEAD, HIDDEN
+from celo2.policy import Policy, check_total_steps
+from celo2.theta import Theta
+
+ONE_OF_TWO = (
+    "give either total_steps=, the number of optimizer steps of the run, and nothing needs tuning, "
+    "or learning_rate=, a number or an optax schedule"
+)
+
+
+class LearningRates(NamedTuple):
+    """What scales the updates of RMS 1 of the rule, and those of Adam."""
+
+    base: optax.ScalarOrSchedule
+    """Learning rate of hidden matrices, and of weight decay under both optimizers."""
+    multiply: optax.GradientTransformation
+    """Multiplies Adam's updates."""
+    weight_decay: Any
+
+
+def resolve(
+    theta: Theta,
+    learning_rate: optax.ScalarOrSchedule | None,
+    total_steps: int | None,
+    weight_decay: float | None,
+    adamw_lr_multiplier: float | None,
+) -> LearningRates:
+    """Return the learning rates of the arguments of `celo2`.
+
+    Raises:
+        InputError: not exactly one of `learning_rate` and `total_steps` is given, `total_steps` is
+            out of range or comes with a multiplier, or theta has no policy.
+    """
+    if (learning_rate is None) == (total_steps is None):
+        raise InputError(ONE_OF_TWO)
+    if learning_rate is not None:
+        multiplier = 20.0 if adamw_lr_multiplier is None else adamw_lr_multiplier
+        weight_decay = 0.0 if weight_decay is None else weight_decay
+        return LearningRates(learning_rate, optax.scale(multiplier), weight_decay)
+    if adamw_lr_multiplier is not None:
+        raise InputError(
+            f"adamw_lr_multiplier is {adamw_lr_multiplier}, but with total_steps= theta's policy "
+            "sets it; leave it out, or give learning_rate="
+        )
+    total_steps = check_total_steps(total_steps)
+    policy = theta.policy_for(total_steps)
+    weight_decay = policy.weight_decay if weight_decay is None else weight_decay
+    multiply = _scale_by_kind(policy.multipliers(total_steps))
+    return LearningRates(schedule(policy, total_steps), multiply, weight_decay)
+
+
+def schedule(policy: Policy, total_steps: int) -> Callable[[Any], jax.Array]:
+    """Return the learning rate of hidden matrices as an optax schedule, of the steps so far."""
+    peak = policy.peak(HIDDEN, total_steps)
+    return lambda count: peak * policy.factor(jnp, count, total_steps)
+
+
+def _scale_by_kind(multipliers: dict[str, Any]) -> optax.GradientTransformation:
+    """Multiply each leaf by the number of its kind; what the rule would update counts as a head."""
+    factors = {**multipliers, HIDDEN: multipliers[HEAD]}
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        scales = [factors[each.kind] for each in route(params)]
+        scaled = jax.tree.structure(params).unflatten(scales)
+        return jax.tree.map(lambda u, scale: (scale * u).astype(u.dtype), updates, scaled), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

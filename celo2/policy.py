@@ -1,0 +1,174 @@
+"""The policy: the learning rates of a run by its length, which `total_steps=` stands for.
+
+Its numbers travel in the theta file. Functions take the array namespace `xp` (`numpy` or
+`jax.numpy`), so that both front ends follow one schedule and evolution can trace the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from celo2.errors import InputError
+from celo2.parameters.routing import HIDDEN, KINDS
+
+REFERENCE_STEPS = 1000
+"""Length of the run for which a policy states its learning rates."""
+
+
+class PowerLaw(NamedTuple):
+    """A learning rate that depends on the number of steps: a (T / 1000)^b."""
+
+    at_1000: Any
+    exponent: Any
+
+    def at(self, total_steps: int) -> Any:
+        """Return the value for a run of `total_steps`."""
+        return self.at_1000 * (total_steps / REFERENCE_STEPS) ** self.exponent
+
+
+class Policy(NamedTuple):
+    """How large updates are over a run; numbers may be traced."""
+
+    hidden: PowerLaw
+    """Peak learning rate of hidden matrices: the RMS of their update."""
+    embedding: PowerLaw
+    """Peak learning rate of AdamW on embeddings."""
+    head: PowerLaw
+    """Peak learning rate of AdamW on the output head, and on other matrices assigned to AdamW."""
+    vector: PowerLaw
+    """Peak learning rate of AdamW on biases, norms and other vectors."""
+    warmup: Any
+    """Fraction of the run spent in linear warm-up."""
+    final: Any
+    """Learning rate at the end of the run over its peak."""
+    linear: Any
+    """Shape of the decay, from 0, a cosine, to 1, a straight line."""
+    weight_decay: Any
+    """Decoupled, at the learning rate of hidden matrices."""
+
+    def peak(self, kind: str, total_steps: int) -> Any:
+        """Return the peak learning rate of a kind of parameter in a run of `total_steps`."""
+        return getattr(self, kind).at(total_steps)
+
+    def multipliers(self, total_steps: int) -> dict[str, Any]:
+        """Return the learning rate of each kind of parameter over that of hidden matrices."""
+        base = self.peak(HIDDEN, total_steps)
+        return {kind: self.peak(kind, total_steps) / base for kind in KINDS}
+
+    def factor(self, xp: Any, step: Any, total_steps: int) -> Any:
+        """Return the learning rate of a step, from 0 on, over its peak.
+
+        The schedule is taken in the middle of the step, so that the first is not at zero. Steps
+        past the end have the learning rate of the last one.
+        """
+        progress = (xp.minimum(step, total_steps - 1) + 0.5) / total_steps
+        warm = xp.minimum(1.0, progress / xp.maximum(self.warmup, 1e-6))
+        done = xp.clip((progress - self.warmup) / (1 - self.warmup), 0.0, 1.0)
+        cosine = 0.5 * (1 + xp.cos(xp.pi * done))
+        decay = self.linear * (1 - done) + (1 - self.linear) * cosine
+        return warm * (self.final + (1 - self.final) * decay)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all numbers."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the numbers as JSON, as the theta file holds them."""
+        return json.dumps(self._asdict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Policy:
+        """Return the policy of `to_json`.
+
+        Raises:
+            InputError: it is not JSON, or a number is absent, unknown or out of range.
+        """
+        try:
+            policy = _parsed(json.loads(text))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"the policy {text[:200]} is damaged ({error!r}); pass a file written by Theta.save"
+            ) from error
+        _check(policy)
+        return policy
+
+
+def _parsed(numbers: Mapping[str, Any]) -> Policy:
+    if set(numbers) != set(Policy._fields):
+        raise KeyError(*sorted(set(numbers) ^ set(Policy._fields)))
+    laws = {kind: PowerLaw(*map(float, numbers[kind])) for kind in KINDS}
+    rest = {name: float(numbers[name]) for name in Policy._fields if name not in KINDS}
+    return Policy(**laws, **rest)
+
+
+def _check(policy: Policy) -> None:
+    """Raise InputError if a number is out of range."""
+    for kind in KINDS:
+        law = getattr(policy, kind)
+        if not (0 < law.at_1000 < 1 and abs(law.exponent) <= 2):
+            raise InputError(
+                f"the policy has the learning rate {tuple(law)} for {kind}; the first number must "
+                "lie between 0 and 1, the second between -2 and 2"
+            )
+    ranges = {"warmup": 0.99, "final": 1.0, "linear": 1.0, "weight_decay": math.inf}
+    for name, most in ranges.items():
+        value = getattr(policy, name)
+        if not (0 <= value <= most and math.isfinite(value)):
+            raise InputError(f"the policy has {name} {value}; it must lie between 0 and {most:g}")
+
+
+def check_total_steps(total_steps: Any) -> int:
+    """Return the number of steps of a run as an int.
+
+    Raises:
+        InputError: it is not a whole number above 0.
+    """
+    whole = isinstance(total_steps, int | np.integer) and not isinstance(total_steps, bool)
+    if not whole or total_steps < 1:
+        raise InputError(
+            f"total_steps is {total_steps!r}; give the number of optimizer steps of the whole run"
+        )
+    return int(total_steps)
+
+
+class Plan(NamedTuple):
+    """Learning rates over a run; its `str` is a table."""
+
+    steps: tuple[int, ...]
+    learning_rates: Mapping[str, tuple[float, ...]]
+    """By kind of parameter: hidden, embedding, head, vector."""
+    weight_decay: float
+
+    def __str__(self) -> str:
+        width = max(10, len(str(self.steps[-1])))
+        lines = ["".join(f"{title:>{width + 2}}" for title in ("step", *self.learning_rates))]
+        for i, step in enumerate(self.steps):
+            cells = [f"{values[i]:.2e}" for values in self.learning_rates.values()]
+            lines.append("".join(f"{cell:>{width + 2}}" for cell in (str(step), *cells)))
+        lines.append(f"weight decay {self.weight_decay:g}, at the learning rate of hidden matrices")
+        return "\n".join(lines)
+
+
+def plan(policy: Policy, total_steps: int, steps: Sequence[int] | None = None) -> Plan:
+    """Return the learning rate of each kind of parameter at some steps, by default at eleven.
+
+    Raises:
+        InputError: `total_steps` is not a whole number above 0.
+    """
+    total_steps = check_total_steps(total_steps)
+    if steps is None:
+        steps = sorted({round(i * (total_steps - 1) / 10) for i in range(11)})
+    factors = [float(policy.factor(np, step, total_steps)) for step in steps]
+    rates = {}
+    for kind in KINDS:
+        peak = float(policy.peak(kind, total_steps))
+        rates[kind] = tuple(peak * factor for factor in factors)
+    return Plan(tuple(steps), rates, float(policy.weight_decay))
+
