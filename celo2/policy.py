@@ -6,9 +6,7 @@ Its numbers travel in the theta file. Functions take the array namespace `xp` (`
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -74,14 +72,25 @@ class Policy(NamedTuple):
         decay = self.linear * (1 - done) + (1 - self.linear) * cosine
         return warm * (self.final + (1 - self.final) * decay)
 
-    @property
-    def sha256(self) -> str:
-        """Hash of all numbers."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+    def numbers(self) -> dict[str, Any]:
+        """Return the numbers by name: flat, as files, records and evolution have them."""
+        laws = {}
+        for kind in KINDS:
+            law = getattr(self, kind)
+            laws |= {f"{kind}.at_1000": law.at_1000, f"{kind}.exponent": law.exponent}
+        return laws | {name: getattr(self, name) for name in SHAPE}
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> Policy:
+        """Return the policy of `numbers`, which may be traced and are not checked."""
+        laws = {}
+        for kind in KINDS:
+            laws[kind] = PowerLaw(numbers[f"{kind}.at_1000"], numbers[f"{kind}.exponent"])
+        return cls(**laws, **{name: numbers[name] for name in SHAPE})
 
     def to_json(self) -> str:
         """Return the numbers as JSON, as the theta file holds them."""
-        return json.dumps(self._asdict())
+        return json.dumps(self.numbers())
 
     @classmethod
     def from_json(cls, text: str) -> Policy:
@@ -91,37 +100,31 @@ class Policy(NamedTuple):
             InputError: it is not JSON, or a number is absent, unknown or out of range.
         """
         try:
-            policy = _parsed(json.loads(text))
-        except (ValueError, TypeError, KeyError) as error:
+            numbers = json.loads(text)
+            policy = cls.of({name: float(value) for name, value in numbers.items()})
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(
                 f"the policy {text[:200]} is damaged ({error!r}); pass a file written by Theta.save"
             ) from error
-        _check(policy)
+        for name, value in policy.numbers().items():
+            low, high = RANGES[name.rpartition(".")[2]]
+            if not low <= value <= high:
+                raise InputError(
+                    f"{name} of the policy is {value}; it must lie between {low:g} and {high:g}"
+                )
         return policy
 
 
-def _parsed(numbers: Mapping[str, Any]) -> Policy:
-    if set(numbers) != set(Policy._fields):
-        raise KeyError(*sorted(set(numbers) ^ set(Policy._fields)))
-    laws = {kind: PowerLaw(*map(float, numbers[kind])) for kind in KINDS}
-    rest = {name: float(numbers[name]) for name in Policy._fields if name not in KINDS}
-    return Policy(**laws, **rest)
-
-
-def _check(policy: Policy) -> None:
-    """Raise InputError if a number is out of range."""
-    for kind in KINDS:
-        law = getattr(policy, kind)
-        if not (0 < law.at_1000 < 1 and abs(law.exponent) <= 2):
-            raise InputError(
-                f"the policy has the learning rate {tuple(law)} for {kind}; the first number must "
-                "lie between 0 and 1, the second between -2 and 2"
-            )
-    ranges = {"warmup": 0.99, "final": 1.0, "linear": 1.0, "weight_decay": math.inf}
-    for name, most in ranges.items():
-        value = getattr(policy, name)
-        if not (0 <= value <= most and math.isfinite(value)):
-            raise InputError(f"the policy has {name} {value}; it must lie between 0 and {most:g}")
+SHAPE = ("warmup", "final", "linear", "weight_decay")
+"""The numbers that all kinds of parameters share."""
+RANGES = {
+    "at_1000": (1e-8, 1.0),
+    "exponent": (-2.0, 2.0),
+    "warmup": (0.0, 0.9),
+    "final": (0.0, 1.0),
+    "linear": (0.0, 1.0),
+    "weight_decay": (0.0, 100.0),
+}
 
 
 def check_total_steps(total_steps: Any) -> int:
@@ -171,4 +174,3 @@ def plan(policy: Policy, total_steps: int, steps: Sequence[int] | None = None) -
         peak = float(policy.peak(kind, total_steps))
         rates[kind] = tuple(peak * factor for factor in factors)
     return Plan(tuple(steps), rates, float(policy.weight_decay))
-

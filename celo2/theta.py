@@ -138,16 +138,16 @@ class Theta:
         metadata["checksum"] = _checksum(metadata, self.weights)
         files.write(path, save(self.weights._asdict(), metadata))
 
-    def policy_for(self, total_steps: int) -> Policy:
-        """Return the policy of this theta, for a run of `total_steps`.
+    def required_policy(self) -> Policy:
+        """Return the policy of this theta.
 
         Raises:
             InputError: theta has none.
         """
         if self.policy is None:
             raise InputError(
-                f"total_steps is {total_steps}, but theta {self.name!r} has no policy; "
-                "give lr=, or a theta that has one"
+                f"theta {self.name!r} has no policy, which total_steps= needs; "
+                "give a learning rate, or a theta that has one"
             )
         return self.policy
 

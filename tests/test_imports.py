@@ -22,7 +22,7 @@ sys.meta_path.insert(0, Block())
 TORCH = """
 import torch, celo2.torch
 model = torch.nn.Linear(3, 3)
-optimizer = celo2.torch.Celo2(model)
+optimizer = celo2.torch.Celo2(model, lr=1e-3)
 model(torch.ones(1, 3)).sum().backward()
 optimizer.step()
 """

@@ -19,6 +19,7 @@ try:
     from celo2.cli.experiments import Experiments
     from celo2.cli.inspect import Inspect
     from celo2.cli.meta_train import MetaTrain
+    from celo2.cli.plan import Plan
     from celo2.cli.report import Report
     from celo2.cli.routing import Routing
     from celo2.cli.terminal import terminal
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type] = {
     "inspect": Inspect,
     "data": Data,
     "routing": Routing,
+    "plan": Plan,
     "report": Report,
 }
 EXTRAS = {"train": "demo", "routing": "torch"}

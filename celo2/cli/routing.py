@@ -27,7 +27,7 @@ class Routing:
         from celo2.torch import Celo2
 
         table = Table("name", "shape", "rule", "why")
-        for route in Celo2(_model(self.model)).routing():
+        for route in Celo2(_model(self.model), lr=1e-3).routing():
             table.add_row(route.name, "x".join(map(str, route.shape)), route.rule, route.why)
         console.print(table)
 

@@ -56,7 +56,7 @@ def resolve(
             "sets it; leave it out, or give learning_rate="
         )
     total_steps = check_total_steps(total_steps)
-    policy = theta.policy_for(total_steps)
+    policy = theta.required_policy()
     weight_decay = policy.weight_decay if weight_decay is None else weight_decay
     multiply = _scale_by_kind(policy.multipliers(total_steps))
     return LearningRates(schedule(policy, total_steps), multiply, weight_decay)

@@ -16,6 +16,7 @@ from torch.optim.optimizer import Optimizer
 
 from celo2.errors import InputError
 from celo2.parameters.routing import ADAMW, Override, Route, Routing
+from celo2.policy import Plan
 from celo2.theta import Theta, load_theta
 from celo2.torch import distributed
 from celo2.torch.adamw import needs_no_sync
@@ -35,6 +36,7 @@ from celo2.torch.param_groups import (
     whole_model,
 )
 from celo2.torch.plan import Parameter, Planner, read
+from celo2.torch.schedule import check_loaded, check_stated, choose
 from celo2.torch.state import check_shapes, check_theta, fresh_state, restore_state_dtypes
 from celo2.torch.update import update_parameters
 
@@ -58,19 +60,26 @@ class Celo2(Optimizer):
     of their module, then by name and shape; `routing()` shows which rule updates which parameter,
     and why. A gradient that is not finite is skipped for its tensor alone and counted (`skipped`).
 
+    Give either `total_steps`, and there is nothing to tune, or `lr`, with a schedule of your own.
+
     In a group, "lr" is the base learning rate and "lr_multiplier" a factor on it, which is
     `adamw_lr_multiplier` for AdamW groups. Weight decay is decoupled, p <- p - lr weight_decay p
     with the base learning rate; biases, norms and tensors below two axes have none unless their
-    group states `weight_decay`.
+    group states `weight_decay`. With `total_steps`, the optimizer sets "lr" at every step by the
+    policy of theta (`plan()` shows it), and raises an error if a scheduler changes it.
 
     Args:
         params: a module (best: routing then knows types), named parameters, parameters, or groups.
             A group may set any keyword below, and `rule` ("celo2" or "adamw"), `axes` (fan_in,
             fan_out; each an axis or several), `split_axis` and `split_sizes` for parameters that
-            are not (out, in) or (out, in, taps...). An `lr` beside a `rule` is not multiplied.
+            are not (out, in) or (out, in, taps...). An `lr` beside a `rule` is not multiplied. With
+            `total_steps`, a group may state `lr_scale`, a factor on its learning rate.
         lr: learning rate, a float or a 0-d tensor: the RMS of the update of every hidden matrix.
-        weight_decay: 0 by default, where that of `torch.optim.AdamW` is 0.01.
-        adamw_lr_multiplier: learning rate of the AdamW groups over `lr`; 20 in the paper.
+        total_steps: number of calls of `step` in the whole run; learning rates, warm-up, decay and
+            weight decay are then those of theta's policy. At a resume another number may be given.
+        weight_decay: None: the policy's, or 0 with `lr`, where `torch.optim.AdamW` has 0.01.
+        adamw_lr_multiplier: learning rate of the AdamW groups over `lr`; None: 20, as in the paper,
+            or, with `total_steps`, the policy's.
         theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
         orthogonalize: whether to apply Newton-Schulz (Celo2) or not (Celo2-base: the learned rule
             on every parameter); None: as theta was meta-trained.
@@ -94,7 +103,8 @@ class Celo2(Optimizer):
             (name, shape) -> rule or None.
 
     Raises:
-        InputError: a value out of range; no parameters; a complex, integer, float8, lazy or FSDP1
+        InputError: a value out of range; both or neither of `lr` and `total_steps`, or a theta
+            without a policy; no parameters; a complex, integer, float8, lazy or FSDP1
             parameter; axes that do not fit; no such theta; or `compile` without a C++ compiler.
     """
 
@@ -104,10 +114,11 @@ class Celo2(Optimizer):
     def __init__(
         self,
         params: nn.Module | Iterable[Any],
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor | None = None,
         *,
-        weight_decay: float = 0.0,
-        adamw_lr_multiplier: float = 20.0,
+        total_steps: int | None = None,
+        weight_decay: float | None = None,
+        adamw_lr_multiplier: float | None = None,
         theta: str | os.PathLike[str] | Theta = "celo2",
         orthogonalize: bool | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -127,9 +138,10 @@ class Celo2(Optimizer):
         self._routes: list[Route] = []
         if orthogonalize is None:
             orthogonalize = self.theta.spec.newton_schulz
-        lr = lr.clone() if isinstance(lr, Tensor) else lr
-        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
-        defaults |= {"adamw_lr_multiplier": adamw_lr_multiplier, "orthogonalize": orthogonalize}
+        self._schedule, defaults = choose(
+            self.theta, lr, total_steps, weight_decay, adamw_lr_multiplier
+        )
+        defaults |= {"betas": betas, "eps": eps, "orthogonalize": orthogonalize}
         defaults |= {"state_dtype": state_dtype, "newton_schulz_dtype": newton_schulz_dtype}
         defaults |= {"skip_zero_gradients": skip_zero_gradients, "theta": self.theta.identity}
         self._add_groups(as_groups(params), checked(defaults))
@@ -155,16 +167,19 @@ class Celo2(Optimizer):
             param_group: "params" (a module, named parameters or parameters) and any hyperparameters
                 of its own.
         """
+        check_stated(param_group, self._schedule)
         group = checked({**self.defaults, **param_group})
         if "lr_multiplier" not in param_group:
             literal_lr = param_group.get("rule") is not None and "lr" in param_group
-            group["lr_multiplier"] = 1.0 if literal_lr else group["adamw_lr_multiplier"]
+            group["lr_multiplier"] = 1.0 if literal_lr else group.get("adamw_lr_multiplier", 1.0)
         members = route_group(group, self._added, self._route, self._model)
         taken = {name for name, _, _ in self._members()}
         if any(each.name in taken for each in members):
             members = [each._replace(name=f"group {self._added}.{each.name}") for each in members]
         self._added += 1
         for part, routes in split_group(group, members, exempt="weight_decay" not in param_group):
+            if self._schedule is not None:
+                self._schedule.prepare(part, routes[0].kind, param_group)
             super().add_param_group(part)
             self._routes += routes
             if self._in_backward:
@@ -178,6 +193,16 @@ class Celo2(Optimizer):
             routes.append(dataclasses.replace(route, name=name, rule=group["rule"], why=why))
         return Routing(routes)
 
+    def plan(self) -> Plan:
+        """Return the learning rate of each kind of parameter over the run of `total_steps`.
+
+        Raises:
+            InputError: the optimizer was given `lr`, so its schedule is not known.
+        """
+        if self._schedule is None:
+            raise InputError("lr was given, so the schedule is yours; plan() is of total_steps=")
+        return self._schedule.plan()
+
     @_not_traced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -188,7 +213,8 @@ class Celo2(Optimizer):
 
         Raises:
             InputError: a gradient is sparse; a parameter was replaced by FSDP1 or has another
-                shape; `in_backward` with a `GradScaler`.
+                shape; `in_backward` with a `GradScaler`; with `total_steps`, someone else has set
+                a learning rate.
         """
         loss = None
         if closure is not None:
@@ -199,6 +225,11 @@ class Celo2(Optimizer):
                 "in_backward=True updates parameters by gradients that GradScaler has not unscaled "
                 "yet; leave in_backward out, or use bfloat16 without a scaler"
             )
+        if self._schedule is not None:
+            if self._in_backward:
+                self._schedule.end_backward()
+            else:
+                self._schedule.begin_step(self.param_groups)
         parameters = []
         for (name, p, group), route in zip(self._members(), self._routes, strict=True):
             check_gradient(p, name)
@@ -267,6 +298,8 @@ class Celo2(Optimizer):
     def _step_one(self, p: Tensor, group: dict[str, Any]) -> None:
         """Update one parameter and free its gradient."""
         check_gradient(p, "a parameter")
+        if self._schedule is not None:
+            self._schedule.begin_parameter(p, self.param_groups)
         self._init_state(p, group)
         if p.numel():
             self._update([read(p, self.state[p], group, None)])
@@ -310,15 +343,17 @@ class Celo2(Optimizer):
         """Load what `state_dict` gave; the accumulators keep the dtype they were saved in.
 
         Raises:
-            InputError: the state is of another optimizer, of parameters of other shapes, or was
-                made by another theta.
+            InputError: the state is of another optimizer, of parameters of other shapes, was made
+                by another theta, or with `lr` where this one has `total_steps`.
         """
         loaded = state_dict
+        multipliers = [group["lr_multiplier"] for group in self.param_groups]
 
         def check(_: Optimizer, hooked: dict[str, Any]) -> dict[str, Any]:
             nonlocal loaded
             loaded = {**hooked, "param_groups": list(map(with_dtypes, hooked["param_groups"]))}
             check_theta(loaded, self.theta)
+            check_loaded(loaded["param_groups"], self._schedule)
             check_shapes(self, loaded, self.theta.spec)
             return loaded
 
@@ -329,10 +364,12 @@ class Celo2(Optimizer):
         finally:
             last_hook.remove()
         restore_state_dtypes(self, loaded)
+        if self._schedule is not None:
+            self._schedule.resume(self.param_groups, multipliers)
 
     def __getstate__(self) -> dict[str, Any]:
         keys = ("theta", "_route", "_routes", "_model", "_added", "_compile", "_in_backward")
-        own = {key: self.__dict__[key] for key in keys}
+        own = {key: self.__dict__[key] for key in (*keys, "_schedule")}
         return {**super().__getstate__(), **own, "_planner": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -191,9 +191,7 @@ def _route_named(
         if id(p) in model.ends:
             why = model.ends[id(p)]
             kind = HEAD if why.startswith("output head") else EMBEDDING
-            route = dataclasses.replace(
-                route, rule=ADAMW, why=why, doubtful=False, adamw_kind=kind
-            )
+            route = dataclasses.replace(route, rule=ADAMW, why=why, doubtful=False, adamw_kind=kind)
         found.append(RoutedParameter(name, p, dataclasses.replace(route, name=name)))
     return found
 
@@ -225,6 +223,8 @@ def split_group(
 ) -> list[tuple[dict[str, Any], list[Route]]]:
     """Split a group into groups of one rule, one reading of axes and one weight decay each.
 
+    Where the optimizer has a schedule ("steps" in the group), they are of one kind of parameter.
+
     Args:
         group: with all hyperparameters; its "lr_multiplier" is that of its AdamW part.
         parameters: its members, routed.
@@ -233,7 +233,7 @@ def split_group(
     Returns:
         The groups, hidden matrices first, each with the routes of its parameters.
     """
-    buckets: dict[tuple[str, MatrixAxes | None, bool], list[RoutedParameter]] = {}
+    buckets: dict[tuple[str, MatrixAxes | None, bool, str], list[RoutedParameter]] = {}
     for each in parameters:
         route = each.route
         axes = None
@@ -241,12 +241,14 @@ def split_group(
             axes = matrix_axes(each.tensor, group) if states_axes(group) else route.axes
         if axes is not None:
             matrix_views(each.tensor.shape, axes)  # raises early if the axes do not fit
-        buckets.setdefault((route.rule, axes, route.decays or not exempt), []).append(each)
+        kind = route.kind if "steps" in group else ""
+        key = route.rule, axes, route.decays or not exempt, kind
+        buckets.setdefault(key, []).append(each)
     result = []
     # Hidden matrices first, and of each rule what decays first.
     order = sorted(buckets, key=lambda bucket: (bucket[0] == ADAMW, not bucket[2]))
-    for rule, axes, decays in order:
-        members = buckets[rule, axes, decays]
+    for key in order:
+        members, (rule, axes, decays, _) = buckets[key], key
         part = {**group, "params": [each[:2] for each in members], "rule": rule}
         part |= {"axes": None, "split_axis": None, "split_sizes": None}
         if axes is not None:

@@ -243,7 +243,7 @@ def refusals():
     messages = []
     for p, options in [(twice, {}), (once, {"in_backward": True})]:
         try:
-            Celo2([("weight", p)], theta=THETA, **options)
+            Celo2([("weight", p)], lr=1e-3, theta=THETA, **options)
         except InputError as error:
             messages.append(str(error))
     return messages

@@ -19,12 +19,12 @@ from tests.cases import THETA
 def told(original, first):
     """Return the error or warning of a step of a wrapped model."""
     net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 4))
-    optimizer = Celo2(net, theta=THETA) if first else None
+    optimizer = Celo2(net, lr=1e-3, theta=THETA) if first else None
     model = FullyShardedDataParallel(net, use_orig_params=original, device_id=torch.device("cpu"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            optimizer = optimizer or Celo2(model, theta=THETA)
+            optimizer = optimizer or Celo2(model, lr=1e-3, theta=THETA)
             model(torch.ones(3, 6)).sum().backward()
             optimizer.step()
         except InputError as error:

@@ -72,6 +72,7 @@ def test_batches_in_bfloat16_are_one_kind_whichever_way_they_lie():
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in [(6, 5, 3, 3), (7, 20, 3, 3)]]
     optimizer = Celo2(
         [{"params": params, "rule": "celo2"}],
+        lr=1e-3,
         theta=THETA,
         compile=True,
         state_dtype=torch.bfloat16,
@@ -122,7 +123,7 @@ def compiles_a_step(w, **options):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     w.grad = torch.ones_like(w)
-    optimizer = Celo2([{"params": [w], "rule": "celo2"}], theta=THETA, **options)
+    optimizer = Celo2([{"params": [w], "rule": "celo2"}], lr=1e-3, theta=THETA, **options)
     optimizer.limits = Limits(compile_from=100)
     optimizer.step()
     return torch._dynamo.utils.counters["stats"]["calls_captured"] > 0
@@ -141,7 +142,7 @@ def test_an_eager_step_leaves_the_settings_of_the_process_alone():
 
     w = torch.ones(4, 4)
     w.grad = torch.ones_like(w)
-    optimizer = Celo2([{"params": [w], "rule": "celo2"}], theta=THETA, compile=False)
+    optimizer = Celo2([{"params": [w], "rule": "celo2"}], lr=1e-3, theta=THETA, compile=False)
     with Settings():
         optimizer.step()
     assert seen

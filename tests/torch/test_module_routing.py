@@ -15,7 +15,7 @@ from tests.cases import THETA
 def rules(params, **options):
     return {
         route.name: (route.rule, route.why)
-        for route in Celo2(params, theta=THETA, **options).routing()
+        for route in Celo2(params, lr=1e-3, theta=THETA, **options).routing()
     }
 
 
@@ -365,7 +365,7 @@ def test_both_forms_of_weight_norm_are_read_alike():
             weight_norm(nn.Linear(8, 8)),
             weight_norm(nn.Linear(8, 4)),
         )
-        found = Celo2(model, theta=THETA).routing()
+        found = Celo2(model, lr=1e-3, theta=THETA).routing()
         return {
             route.name.replace(*names): (route.rule, route.axes, route.decays) for route in found
         }
@@ -452,7 +452,7 @@ def test_tensors_without_names_are_routed_by_their_place_and_shape(name):
     with pytest.warns(
         UserWarning, match="came without names.*pass the model, or model.named_parameters"
     ) as caught:
-        optimizer = Celo2(decay_groups(model), theta=THETA)
+        optimizer = Celo2(decay_groups(model), lr=1e-3, theta=THETA)
     assert len(caught) == 1
     adamw = {
         id(p)
@@ -493,7 +493,7 @@ def test_without_orthogonalization_the_rule_updates_everything():
 
 
 def test_the_table_has_a_line_a_parameter():
-    routing = Celo2(GPT(), theta=THETA).routing()
+    routing = Celo2(GPT(), lr=1e-3, theta=THETA).routing()
     lines = str(routing).splitlines()
     assert lines[0].split() == ["name", "shape", "rule", "why"]
     assert len(lines) == 1 + len(routing) == 1 + len(list(GPT().parameters()))

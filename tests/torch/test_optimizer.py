@@ -78,7 +78,7 @@ def test_methods_have_the_parameters_of_the_base_class(method):
 @pytest.mark.parametrize("call", [lambda o, c: o.step(c), lambda o, c: o.step(closure=c)])
 def test_a_closure_is_called_once_with_gradients_on_and_its_loss_returned(call):
     model = small_model()
-    optimizer = Celo2(model, theta=THETA)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA)
     calls = []
 
     def closure():
@@ -144,7 +144,7 @@ def test_hyperparameters_live_in_groups_and_adamw_has_a_multiplier():
 def test_the_adamw_part_is_the_adamw_of_torch():
     model, twin = small_model(), small_model()
     group = {"params": model.parameters(), "rule": "adamw", "lr": 1e-2, "weight_decay": 0.1}
-    optimizer = Celo2([group], theta=THETA)
+    optimizer = Celo2([group], lr=1e-3, theta=THETA)
     reference = torch.optim.AdamW(
         twin.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
@@ -170,7 +170,7 @@ def test_weight_decay_goes_by_the_base_learning_rate_and_spares_biases_and_norms
 def test_a_group_that_states_weight_decay_gets_it_for_all_its_parameters():
     model = small_model()
     group = {"params": model, "weight_decay": 0.1}
-    optimizer = Celo2([group], weight_decay=0.3, theta=THETA)
+    optimizer = Celo2([group], weight_decay=0.3, lr=1e-3, theta=THETA)
     assert settings(optimizer, "rule", "weight_decay") == [("celo2", 0.1), ("adamw", 0.1)]
 
 
@@ -209,7 +209,7 @@ def test_the_adamw_part_in_any_memory_layout(layout, gradient):
     torch.manual_seed(0)
     x = torch.randn(6, 5)
     p, q = nn.Parameter(layout(x)), nn.Parameter(x.clone())
-    optimizer = Celo2([{"params": [p], "rule": "adamw", "lr": 0.1}], theta=THETA)
+    optimizer = Celo2([{"params": [p], "rule": "adamw", "lr": 0.1}], lr=1e-3, theta=THETA)
     reference = torch.optim.AdamW([q], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
     for _ in range(3):
         q.grad = torch.randn(6, 5)
@@ -328,10 +328,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(dtype):
 
 def test_loaded_state_is_not_shared_with_the_checkpoint():
     model = small_model()
-    optimizer = Celo2(model, theta=THETA)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA)
     train(model, optimizer, 1)
     checkpoint = optimizer.state_dict()
-    twin = Celo2(copy.deepcopy(model), theta=THETA)
+    twin = Celo2(copy.deepcopy(model), lr=1e-3, theta=THETA)
     twin.load_state_dict(checkpoint)
     kept = checkpoint["state"][0]["momentum"].clone()
     for p in twin.param_groups[0]["params"]:
@@ -343,7 +343,7 @@ def test_loaded_state_is_not_shared_with_the_checkpoint():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_state_dtype(dtype):
     model = small_model()
-    optimizer = Celo2(model, theta=THETA, state_dtype=dtype)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA, state_dtype=dtype)
     train(model, optimizer, 2)
     state = optimizer.state[model[2].weight]
     assert state["momentum"].dtype == state["second_moment"].dtype == dtype
@@ -361,7 +361,7 @@ def test_state_dtype(dtype):
 )
 def test_state_is_kept_with_parameters_of_another_dtype(dtypes):
     model, other = (small_model(dtype=dtype) for dtype in dtypes)
-    optimizer, twin = Celo2(model, theta=THETA), Celo2(other, theta=THETA)
+    optimizer, twin = Celo2(model, lr=1e-3, theta=THETA), Celo2(other, lr=1e-3, theta=THETA)
     train(model, optimizer, 2)
     twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(other, twin, 2)
@@ -382,7 +382,7 @@ def test_autocast_around_the_optimizer_changes_nothing():
 
 def test_state_is_made_for_all_trained_parameters_at_the_first_step():
     model = small_model()
-    optimizer = Celo2(model, theta=THETA)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA)
     model[2].weight.grad = torch.ones_like(model[2].weight)
     optimizer.step()
     assert all(optimizer.state[p] for p in model.parameters())
@@ -392,12 +392,12 @@ def test_state_is_made_for_all_trained_parameters_at_the_first_step():
 def test_parameters_may_be_swapped_before_the_first_step():
     """accelerate replaces the tensors in the groups after construction."""
     model, twin = small_model(), small_model()
-    optimizer = Celo2(model, theta=THETA)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA)
     mapping = dict(zip(model.parameters(), twin.parameters(), strict=True))
     for group in optimizer.param_groups:
         group["params"] = [mapping[p] for p in group["params"]]
     losses = train(twin, optimizer, 3)
-    train(model, Celo2(model, theta=THETA), 3)
+    train(model, Celo2(model, lr=1e-3, theta=THETA), 3)
     assert same(model, twin)
     assert np.isfinite(losses).all()
 
@@ -407,7 +407,9 @@ def test_odd_shapes_frozen_and_absent_gradients():
     params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     frozen = nn.Parameter(torch.randn(4, 4), requires_grad=False)
     waiting = nn.Parameter(torch.randn(4, 4))
-    optimizer = Celo2([{"params": [*params, frozen, waiting], "rule": "celo2"}], theta=THETA)
+    optimizer = Celo2(
+        [{"params": [*params, frozen, waiting], "rule": "celo2"}], lr=1e-3, theta=THETA
+    )
     before = [p.detach().clone() for p in (frozen, waiting)]
     for p in params:
         p.grad = torch.ones_like(p)
@@ -433,7 +435,7 @@ def test_zero_learning_rate_and_zero_gradient_change_nothing():
 
 def test_the_gradient_is_never_written():
     model = small_model()
-    optimizer = Celo2(model, theta=THETA, weight_decay=0.1)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA, weight_decay=0.1)
     backward(model, 0)
     before = [p.grad.clone() for p in model.parameters()]
     optimizer.step()
@@ -513,7 +515,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_counted_and_reported(bad):
 
 def test_skipped_gradients_of_groups_with_equal_names_are_counted_apart():
     layers = [nn.Sequential(nn.Linear(3, 3)) for _ in range(2)]
-    optimizer = Celo2([{"params": layer} for layer in layers], theta=THETA)
+    optimizer = Celo2([{"params": layer} for layer in layers], lr=1e-3, theta=THETA)
     for layer in layers:
         layer[0].weight.grad = torch.ones(3, 3)
     layers[0][0].weight.grad[0, 0] = torch.nan
@@ -527,7 +529,7 @@ def test_skipped_gradients_of_groups_with_equal_names_are_counted_apart():
 
 def test_grad_scaler_skips_and_goes_on():
     model = small_model()
-    optimizer = Celo2(model, theta=THETA)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     before = copy.deepcopy(model)
     for step, spoil in enumerate((True, False)):
@@ -586,10 +588,10 @@ def test_distributed_checkpoint_state_dict_round_trip(steps, options):
 def test_hooks_of_the_user_may_rewrite_the_state_that_is_loaded():
     """torch documents remapping by name in a pre-hook; what the hook gives is what counts."""
     a, b = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
-    optimizer = Celo2([("a", a), ("b", b)], theta=THETA)
+    optimizer = Celo2([("a", a), ("b", b)], lr=1e-3, theta=THETA)
     a.grad, b.grad = torch.full((3, 4), 1.0), torch.full((3, 4), 2.0)
     optimizer.step()
-    other = Celo2([("b", b), ("a", a)], theta=THETA)
+    other = Celo2([("b", b), ("a", a)], lr=1e-3, theta=THETA)
 
     def swap(_, state_dict):
         return {**state_dict, "state": {0: state_dict["state"][1], 1: state_dict["state"][0]}}
@@ -602,43 +604,43 @@ def test_hooks_of_the_user_may_rewrite_the_state_that_is_loaded():
 def test_state_of_another_optimizer_is_refused():
     model = small_model()
     with pytest.raises(InputError, match="this state is of another optimizer than Celo2"):
-        Celo2([{"params": model.parameters(), "rule": "adamw"}], theta=THETA).load_state_dict(
-            torch.optim.AdamW(model.parameters()).state_dict()
-        )
+        Celo2(
+            [{"params": model.parameters(), "rule": "adamw"}], lr=1e-3, theta=THETA
+        ).load_state_dict(torch.optim.AdamW(model.parameters()).state_dict())
 
 
 def test_the_same_numbers_under_another_name_are_the_same_theta():
     model = small_model()
-    state = Celo2(model, theta=THETA).state_dict()
-    Celo2(model, theta=Theta(THETA.weights, name="renamed")).load_state_dict(state)
+    state = Celo2(model, lr=1e-3, theta=THETA).state_dict()
+    Celo2(model, lr=1e-3, theta=Theta(THETA.weights, name="renamed")).load_state_dict(state)
 
 
 def test_plain_tensors_and_parameters_frozen_after_backward_are_updated():
     w = torch.zeros(3, 3)
     w.grad = torch.eye(3)
-    Celo2([w], theta=THETA).step()
+    Celo2([w], lr=1e-3, theta=THETA).step()
     assert w.any()
     model = nn.Linear(3, 3)
     model(torch.ones(1, 3)).sum().backward()
     model.weight.requires_grad_(False)
     before = model.weight.clone()
-    Celo2(model, theta=THETA).step()
+    Celo2(model, lr=1e-3, theta=THETA).step()
     assert not torch.equal(model.weight, before)
 
 
 def test_state_of_another_theta_is_refused():
     model = small_model()
-    state = Celo2(model, theta=THETA).state_dict()
+    state = Celo2(model, lr=1e-3, theta=THETA).state_dict()
     with pytest.raises(
         InputError,
         match=r"made by theta reference@\w{16}, the optimizer has random@\w{16}; load that theta",
     ):
-        Celo2(model, theta=Theta.random(0)).load_state_dict(state)
+        Celo2(model, lr=1e-3, theta=Theta.random(0)).load_state_dict(state)
 
 
 def test_state_of_other_shapes_is_refused_by_the_name_of_its_parameter():
     wide, narrow = (nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)) for width in (8, 6))
-    optimizer, other = Celo2(wide, theta=THETA), Celo2(narrow, theta=THETA)
+    optimizer, other = Celo2(wide, lr=1e-3, theta=THETA), Celo2(narrow, lr=1e-3, theta=THETA)
     for p in wide.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
@@ -649,7 +651,7 @@ def test_state_of_other_shapes_is_refused_by_the_name_of_its_parameter():
 
 def test_state_made_under_inference_mode_is_used_by_later_steps():
     model, twin = small_model(), small_model()
-    optimizer, reference = Celo2(model, theta=THETA), Celo2(twin, theta=THETA)
+    optimizer, reference = Celo2(model, lr=1e-3, theta=THETA), Celo2(twin, lr=1e-3, theta=THETA)
     backward(model, 0), backward(twin, 0)
     with torch.inference_mode():
         optimizer.step()
@@ -713,7 +715,7 @@ def test_groups_added_later_are_routed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Celo2([], theta=THETA), "no parameters to optimize"),
+        (lambda: Celo2([], lr=1e-3, theta=THETA), "no parameters to optimize"),
         (
             lambda: Celo2(nn.Linear(2, 2), lr=-1e-3, theta=THETA),
             "lr is -0.001; it must be a number that is not negative",
@@ -724,78 +726,83 @@ def test_groups_added_later_are_routed():
         ),
         (lambda: Celo2(nn.Linear(2, 2), lr=torch.ones(2), theta=THETA), "lr is a tensor of shape"),
         (
-            lambda: Celo2(nn.Linear(2, 2), weight_decay=-1, theta=THETA),
+            lambda: Celo2(nn.Linear(2, 2), weight_decay=-1, lr=1e-3, theta=THETA),
             "weight_decay is -1; it must be a number that is not negative",
         ),
         (
-            lambda: Celo2(nn.Linear(2, 2), betas=(0.9, 1.0), theta=THETA),
+            lambda: Celo2(nn.Linear(2, 2), betas=(0.9, 1.0), lr=1e-3, theta=THETA),
             "give two, each at least 0 and below 1",
         ),
         (
-            lambda: Celo2(nn.Linear(2, 2), state_dtype=torch.float16, theta=THETA),
+            lambda: Celo2(nn.Linear(2, 2), state_dtype=torch.float16, lr=1e-3, theta=THETA),
             "state_dtype is torch.float16; use one of",
         ),
         (
-            lambda: Celo2(nn.Linear(2, 2), newton_schulz_dtype=torch.float16, theta=THETA),
+            lambda: Celo2(nn.Linear(2, 2), newton_schulz_dtype=torch.float16, lr=1e-3, theta=THETA),
             "newton_schulz_dtype is torch.float16",
         ),
         (
             lambda: Celo2(nn.Linear(2, 2), lr="1e-3", theta=THETA),
             "lr is '1e-3'; it must be a number",
         ),
-        (lambda: Celo2(nn.ReLU(), theta=THETA), "no parameters to optimize"),
-        (lambda: Celo2([{"lr": 1.0}], theta=THETA), "a group has no 'params'"),
+        (lambda: Celo2(nn.ReLU(), lr=1e-3, theta=THETA), "no parameters to optimize"),
+        (lambda: Celo2([{"lr": 1.0}], lr=1e-3, theta=THETA), "a group has no 'params'"),
         (
-            lambda: Celo2([{"params": [torch.ones(4, 2)], "axes": (1,)}], theta=THETA),
+            lambda: Celo2([{"params": [torch.ones(4, 2)], "axes": (1,)}], lr=1e-3, theta=THETA),
             "give two, (fan_in, fan_out)",
         ),
-        (lambda: Celo2(nn.Linear(2, 2), betas=0.9, theta=THETA), "betas are 0.9; give two"),
-        (lambda: Celo2([{"params": []}], theta=THETA), "no parameters to optimize"),
-        (lambda: Celo2(torch.ones(2, 2), theta=THETA), "params is one tensor"),
         (
-            lambda: Celo2([{"params": [torch.ones(2, 2)], "maximize": True}], theta=THETA),
+            lambda: Celo2(nn.Linear(2, 2), betas=0.9, lr=1e-3, theta=THETA),
+            "betas are 0.9; give two",
+        ),
+        (lambda: Celo2([{"params": []}], lr=1e-3, theta=THETA), "no parameters to optimize"),
+        (lambda: Celo2(torch.ones(2, 2), lr=1e-3, theta=THETA), "params is one tensor"),
+        (
+            lambda: Celo2([{"params": [torch.ones(2, 2)], "maximize": True}], lr=1e-3, theta=THETA),
             "maximize=True is not supported",
         ),
-        (lambda: Celo2(nn.Linear(2, 2), theta="celo3"), "unknown theta 'celo3'"),
+        (lambda: Celo2(nn.Linear(2, 2), lr=1e-3, theta="celo3"), "unknown theta 'celo3'"),
         (
-            lambda: Celo2([torch.ones(2, 2, dtype=torch.complex64)], theta=THETA),
+            lambda: Celo2([torch.ones(2, 2, dtype=torch.complex64)], lr=1e-3, theta=THETA),
             "is complex; optimize torch.view_as_real",
         ),
         (
-            lambda: Celo2([torch.ones(2, 2, dtype=torch.int32)], theta=THETA),
+            lambda: Celo2([torch.ones(2, 2, dtype=torch.int32)], lr=1e-3, theta=THETA),
             "is of torch.int32; only torch.float16",
         ),
         (
-            lambda: Celo2([torch.ones(2, 2).to(torch.float8_e4m3fn)], theta=THETA),
+            lambda: Celo2([torch.ones(2, 2).to(torch.float8_e4m3fn)], lr=1e-3, theta=THETA),
             "is of torch.float8_e4m3fn; only",
         ),
         (
-            lambda: Celo2(nn.LazyLinear(2), theta=THETA),
+            lambda: Celo2(nn.LazyLinear(2), lr=1e-3, theta=THETA),
             "weight has no shape yet (a lazy module); run the model once",
         ),
         (
-            lambda: Celo2(nn.LazyLinear(2).parameters(), theta=THETA),
+            lambda: Celo2(nn.LazyLinear(2).parameters(), lr=1e-3, theta=THETA),
             "tensor 0 of group 0 has no shape yet",
         ),
         (
-            lambda: Celo2(nn.LazyLinear(2).named_parameters(), theta=THETA),
+            lambda: Celo2(nn.LazyLinear(2).named_parameters(), lr=1e-3, theta=THETA),
             "weight has no shape yet",
         ),
-        (lambda: Celo2(["weight"], theta=THETA), "cannot optimize a str"),
+        (lambda: Celo2(["weight"], lr=1e-3, theta=THETA), "cannot optimize a str"),
         (
-            lambda: Celo2([{"params": [torch.ones(2, 2)], "rule": "sgd"}], theta=THETA),
+            lambda: Celo2([{"params": [torch.ones(2, 2)], "rule": "sgd"}], lr=1e-3, theta=THETA),
             "unknown rule 'sgd'",
         ),
         (
-            lambda: Celo2([{"params": [torch.ones(4, 2)], "split_sizes": (3, 3)}], theta=THETA),
+            lambda: Celo2(
+                [{"params": [torch.ones(4, 2)], "split_sizes": (3, 3)}], lr=1e-3, theta=THETA
+            ),
             "do not add up to 4",
         ),
         (
-            lambda: Celo2([{"params": [torch.ones(4, 2)], "axes": (0, 0)}], theta=THETA),
+            lambda: Celo2([{"params": [torch.ones(4, 2)], "axes": (0, 0)}], lr=1e-3, theta=THETA),
             "state each axis once",
         ),
         (
-            lambda: Celo2([{"params": [torch.ones(4, 2)], "axes": (0, 5)}], theta=THETA),
+            lambda: Celo2([{"params": [torch.ones(4, 2)], "axes": (0, 5)}], lr=1e-3, theta=THETA),
             "axis 5 does not exist",
         ),
     ],
@@ -808,7 +815,7 @@ def test_bad_input_gets_one_sentence(make, message):
 
 def test_a_sparse_gradient_is_refused_by_name_before_anything_is_updated():
     model = nn.ModuleList([nn.Linear(3, 3), nn.Embedding(5, 3, sparse=True)])
-    optimizer = Celo2(model, theta=THETA)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA)
     before = model[0].weight.detach().clone()
     model[0](model[1](torch.tensor([1]))).sum().backward()
     with pytest.raises(InputError, match=r"the gradient of 1.weight is sparse; use sparse=False"):
@@ -856,7 +863,7 @@ def test_in_backward_refuses_sparse_gradients_and_updates_what_is_trained_later(
 @pytest.mark.parametrize("unscale", [False, True])
 def test_in_backward_with_a_grad_scaler_is_refused(unscale):
     model = small_model()
-    optimizer = Celo2(model, theta=THETA, in_backward=True)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA, in_backward=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     scaler.scale(
         nn.functional.cross_entropy(model(torch.zeros(4, 3, dtype=torch.long)), torch.arange(4))
@@ -884,7 +891,9 @@ def test_a_copy_of_an_optimizer_that_steps_in_backward_does_so_too():
 def test_bfloat16_state_is_half_the_size_and_right_on_average():
     """The momentum with decay 0.999 changes by less than bfloat16 can represent, but on average."""
     p = nn.Parameter(torch.zeros(300, 400))
-    optimizer = Celo2([{"params": [p], "rule": "celo2"}], theta=THETA, state_dtype=torch.bfloat16)
+    optimizer = Celo2(
+        [{"params": [p], "rule": "celo2"}], lr=1e-3, theta=THETA, state_dtype=torch.bfloat16
+    )
     for _ in range(40):
         p.grad = torch.full_like(p, 0.3)
         optimizer.step()
@@ -906,6 +915,7 @@ def test_bfloat16_state_of_a_vector_is_right_on_average():
     p = nn.Parameter(torch.zeros(4000))
     optimizer = Celo2(
         [{"params": [p], "rule": "celo2"}],
+        lr=1e-3,
         theta=THETA,
         orthogonalize=False,
         state_dtype=torch.bfloat16,
@@ -948,7 +958,7 @@ def test_newton_schulz_in_bfloat16_is_near_float32():
 def test_keys_of_other_optimizers_in_a_group_are_tolerated():
     model = small_model()
     optimizer = Celo2(
-        [{"params": model, "fused": True, "foreach": None, "lr_scale": 0.5}], theta=THETA
+        [{"params": model, "fused": True, "foreach": None, "lr_scale": 0.5}], lr=1e-3, theta=THETA
     )
     train(model, optimizer, 1)
     assert all(group["fused"] is True for group in optimizer.param_groups)
@@ -975,7 +985,7 @@ def test_zero_redundancy_optimizer_is_refused(tmp_path):
 
 def test_a_parameter_that_was_reshaped_after_the_optimizer_was_made_is_refused():
     model = nn.Linear(4, 3)
-    optimizer = Celo2(model, theta=THETA)
+    optimizer = Celo2(model, lr=1e-3, theta=THETA)
     model.weight.data = torch.zeros(12)
     model.weight.grad = torch.zeros(12)
     with pytest.raises(

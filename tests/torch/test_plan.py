@@ -101,7 +101,7 @@ def test_a_stack_is_of_one_shape_layout_dtype_and_group():
         {"params": [p for kind in kinds[:-1] for p in kind], "lr": 0.1},
         {"params": kinds[-1], "lr": 0.3},
     ]
-    optimizer = Celo2([{**group, "rule": "celo2"} for group in groups], theta=THETA)
+    optimizer = Celo2([{**group, "rule": "celo2"} for group in groups], lr=1e-3, theta=THETA)
     params = [p for kind in kinds for p in kind]
     before = [p.detach().double().clone() for p in params]
     for p in params:
@@ -120,7 +120,7 @@ def test_vectors_and_matrices_of_one_row_are_told_apart():
     model = torch.nn.Sequential(
         torch.nn.Linear(6, 10), torch.nn.ReLU(), torch.nn.Linear(10, 1), torch.nn.Linear(1, 1)
     )
-    optimizer = Celo2(model, theta="celo2-base")
+    optimizer = Celo2(model, lr=1e-3, theta="celo2-base")
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.randn_like(p)
@@ -134,7 +134,7 @@ def test_adamw_moves_both_parameters_of_one_storage():
     """In bfloat16, where its kernel works on copies."""
     shared = torch.zeros(8, 8, dtype=torch.bfloat16)
     params = [torch.nn.Parameter(shared) for _ in range(2)]
-    optimizer = Celo2([{"params": params, "rule": "adamw", "lr": 0.125}], theta=THETA)
+    optimizer = Celo2([{"params": params, "rule": "adamw", "lr": 0.125}], lr=1e-3, theta=THETA)
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()

@@ -150,6 +150,7 @@ def test_temporaries_are_the_step_of_one_matrix_small_gram_matrices_and_tiles(sh
     p = torch.nn.Parameter(torch.randn(shape))
     optimizer = Celo2(
         [{"params": [p], "axes": (-1, -2)}],
+        lr=1e-3,
         theta=THETA,
         weight_decay=0.1,
         compile=False,
@@ -175,7 +176,9 @@ def test_temporaries_of_a_gpt_are_below_one_copy_of_its_largest_matrix(dtype):
         torch.nn.Linear(4 * width, width),
     ]
     model.to(dtype)
-    optimizer = Celo2([{"params": model}, {"params": [torch.ones(3)]}], theta=THETA, compile=False)
+    optimizer = Celo2(
+        [{"params": model}, {"params": [torch.ones(3)]}], lr=1e-3, theta=THETA, compile=False
+    )
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     optimizer.step()

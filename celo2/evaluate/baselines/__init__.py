@@ -5,7 +5,7 @@ None is written here that a package has.
 
 from celo2.evaluate.baselines.adamw import ADAMW
 from celo2.evaluate.baselines.base import Baseline, Grid, Settings, schedule
-from celo2.evaluate.baselines.celo2 import celo2
+from celo2.evaluate.baselines.celo2 import celo2, celo2_total_steps
 from celo2.evaluate.baselines.muon import MUON
 from celo2.evaluate.baselines.registry import OPTIMIZERS, baselines
 from celo2.evaluate.baselines.tuning_free import velo
@@ -19,6 +19,7 @@ __all__ = [
     "Settings",
     "baselines",
     "celo2",
+    "celo2_total_steps",
     "schedule",
     "velo",
 ]

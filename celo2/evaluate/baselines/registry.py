@@ -16,7 +16,7 @@ import optax
 from celo2.errors import InputError
 from celo2.evaluate.baselines.adamw import ADAMW
 from celo2.evaluate.baselines.base import Baseline, Grid, Settings, schedule
-from celo2.evaluate.baselines.celo2 import celo2
+from celo2.evaluate.baselines.celo2 import celo2, celo2_total_steps
 from celo2.evaluate.baselines.handwritten import (
     LION,
     PRODIGY,
@@ -48,6 +48,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "lion": Optimizer("Lion", lambda: LION),
     "sgd": Optimizer("SGD with momentum", lambda: SGD),
     "celo2-base": Optimizer("Celo2-base", lambda: celo2(load_theta("celo2-base"))),
+    "celo2-total-steps": Optimizer(
+        "Celo2, nothing tuned", lambda: celo2_total_steps(load_theta("celo2"))
+    ),
     "celo": Optimizer("Celo, nothing tuned", celo),
     "prodigy-as-published": Optimizer("Prodigy, nothing tuned", lambda: PRODIGY_AS_PUBLISHED),
 }

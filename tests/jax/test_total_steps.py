@@ -1,0 +1,108 @@
+"""Protects `celo2(total_steps=)` in JAX: PyTorch's numbers, the policy's schedule, and its traced
+numbers, which evolution needs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from celo2 import InputError
+from celo2.jax import celo2
+from celo2.policy import Policy, PowerLaw, plan
+from celo2.torch import Celo2
+from tests.cases import THETA as RULE
+
+POLICY = Policy(
+    hidden=PowerLaw(2e-3, -0.5),
+    embedding=PowerLaw(4e-2, -0.7),
+    head=PowerLaw(2e-2, -0.6),
+    vector=PowerLaw(1e-2, -0.5),
+    warmup=0.1,
+    final=0.05,
+    linear=0.5,
+    weight_decay=0.1,
+)
+THETA = dataclasses.replace(RULE, policy=POLICY)
+SHAPES = {"embedding": (11, 8), "first.w": (8, 16), "first.bias": (16,), "head": (16, 4)}
+
+
+def draw(steps):
+    rng = np.random.default_rng(0)
+    params = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+    grads = {name: rng.standard_normal((steps, *shape)) for name, shape in SHAPES.items()}
+    return [{k: np.float32(v) for k, v in tree.items()} for tree in (params, grads)]
+
+
+def train(optimizer, params, grads, steps):
+    params, state = jax.tree.map(jnp.asarray, params), optimizer.init(params)
+    for step in range(steps):
+        now = {name: jnp.asarray(g[step]) for name, g in grads.items()}
+        updates, state = optimizer.update(now, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_torch_and_jax_agree():
+    steps, total_steps = 6, 5  # one step past the end
+    params, grads = draw(steps)
+    ours = train(celo2(total_steps=total_steps, theta=THETA), params, grads, steps)
+    tensors = {name: torch.tensor(p.T if p.ndim > 1 else p) for name, p in params.items()}
+    optimizer = Celo2(list(tensors.items()), total_steps=total_steps, theta=THETA)
+    for step in range(steps - 1):
+        for name, p in tensors.items():
+            p.grad = torch.tensor(grads[name][step].T)
+        optimizer.step()
+    for name, p in tensors.items():
+        p.grad = torch.tensor(grads[name][-1].T)
+    with pytest.warns(UserWarning, match="goes on after its 5 total_steps"):
+        optimizer.step()
+    for name, p in tensors.items():
+        np.testing.assert_allclose(p.numpy().T, ours[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        assert np.abs(params[name] - ours[name]).max() > 1e-3
+
+
+def test_the_learning_rate_is_the_rms_of_the_update_of_a_hidden_matrix():
+    theta = dataclasses.replace(RULE, policy=POLICY._replace(weight_decay=0.0))
+    params, grads = draw(8)
+    optimizer = celo2(total_steps=8, theta=theta)
+    state, expected = optimizer.init(params), plan(POLICY, 8, range(8)).learning_rates["hidden"]
+    for step in range(8):
+        now = {name: jnp.asarray(g[step]) for name, g in grads.items()}
+        updates, state = optimizer.update(now, state, params)
+        rms = float(jnp.sqrt(jnp.mean(updates["first.w"] ** 2)))
+        assert rms == pytest.approx(expected[step], rel=1e-4)
+
+
+def test_numbers_of_a_policy_may_be_traced_and_batched():
+    params, grads = draw(3)
+
+    def final(scale):
+        law = PowerLaw(POLICY.hidden.at_1000 * scale, POLICY.hidden.exponent)
+        theta = dataclasses.replace(RULE, policy=POLICY._replace(hidden=law))
+        return train(celo2(total_steps=3, theta=theta), params, grads, 3)["first.w"]
+
+    batched = jax.jit(jax.vmap(final))(jnp.array([1.0, 2.0]))
+    for i, scale in enumerate([1.0, 2.0]):
+        np.testing.assert_allclose(batched[i], final(scale), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: celo2(theta=THETA), "give either total_steps=.* or learning_rate="),
+        (lambda: celo2(1e-3, total_steps=5, theta=THETA), "give either total_steps="),
+        (lambda: celo2(total_steps=0.5, theta=THETA), "total_steps is 0.5; give the number"),
+        (lambda: celo2(total_steps=5, theta=RULE), "theta 'reference' has no policy"),
+        (
+            lambda: celo2(total_steps=5, adamw_lr_multiplier=5.0, theta=THETA),
+            "adamw_lr_multiplier is 5.0, but with total_steps=",
+        ),
+    ],
+)
+def test_bad_input_gets_one_sentence(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -1,0 +1,103 @@
+"""Protects the policy: its formula by hand, its form in a theta file, and what is refused."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from celo2 import InputError, load_theta
+from celo2.policy import Policy, PowerLaw, plan
+from tests.cases import THETA
+
+POLICY = Policy(
+    hidden=PowerLaw(2e-3, -0.5),
+    embedding=PowerLaw(4e-2, -1.0),
+    head=PowerLaw(1e-2, 0.0),
+    vector=PowerLaw(2e-2, 0.5),
+    warmup=0.1,
+    final=0.2,
+    linear=1.0,
+    weight_decay=0.3,
+)
+
+
+def test_peaks_are_power_laws_of_the_length_of_the_run():
+    peaks = [POLICY.peak(kind, 4000) for kind in ("hidden", "embedding", "head", "vector")]
+    np.testing.assert_allclose(peaks, [1e-3, 1e-2, 1e-2, 4e-2])
+    np.testing.assert_allclose(POLICY.multipliers(1000)["embedding"], 20)
+
+
+@pytest.mark.parametrize(
+    ("linear", "step", "factor"),
+    [
+        (1.0, 0, 0.05),  # progress 0.005 of a warm-up of 0.1
+        (1.0, 9, 0.95),  # progress 0.095
+        (1.0, 54, 0.2 + 0.8 * (1 - 0.445 / 0.9)),
+        (0.0, 54, 0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 0.445 / 0.9))),
+        (0.5, 54, 0.2 + 0.4 * (1 - 0.445 / 0.9 + 0.5 * (1 + math.cos(math.pi * 0.445 / 0.9)))),
+        (1.0, 99, 0.2 + 0.8 * 0.005 / 0.9),
+        (1.0, 500, 0.2 + 0.8 * 0.005 / 0.9),  # past the end, as the last step
+    ],
+)
+def test_the_shape_by_hand(linear, step, factor):
+    got = POLICY._replace(linear=linear).factor(np, step, 100)
+    np.testing.assert_allclose(got, factor, rtol=1e-12)
+
+
+def test_no_warmup_begins_at_the_peak():
+    assert POLICY._replace(warmup=0.0, linear=0.0).factor(np, 0, 1000) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_theta_file_carries_the_policy_and_keeps_its_identity(tmp_path):
+    theta = dataclasses.replace(THETA, policy=POLICY)
+    theta.save(tmp_path / "a.safetensors")
+    again = load_theta(tmp_path / "a.safetensors")
+    assert again.policy == POLICY
+    assert again.identity == THETA.identity
+    THETA.save(tmp_path / "b.safetensors")
+    assert load_theta(tmp_path / "b.safetensors").policy is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"warmup": 1.0}, "warmup of the policy is 1.0; it must lie between 0 and 0.9"),
+        ({"hidden.at_1000": 0.0}, "hidden.at_1000 of the policy is 0.0"),
+        ({"weight_decay": math.nan}, "weight_decay of the policy is nan"),
+        ({"head.exponent": None}, "is damaged"),
+        ({"head.exponent": "x"}, "is damaged"),
+    ],
+)
+def test_a_damaged_policy_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        Policy.from_json(json.dumps(POLICY.numbers() | change))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "3"])
+def test_what_is_no_policy_is_refused(text):
+    with pytest.raises(InputError, match="is damaged"):
+        Policy.from_json(text)
+
+
+def test_a_plan_shows_every_kind():
+    shown = plan(POLICY, 101)
+    assert shown.steps == (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+    assert max(shown.learning_rates["hidden"]) <= POLICY.peak("hidden", 101)
+    first, last = str(shown).splitlines()[1], str(shown).splitlines()[-2]
+    assert first.split()[0] == "0"
+    assert last.split()[1] == f"{shown.learning_rates['hidden'][-1]:.2e}"
+
+
+@pytest.mark.parametrize("total_steps", [0, -3, 1.5, "100", True, None])
+def test_a_length_that_is_no_number_of_steps(total_steps):
+    with pytest.raises(InputError, match="give the number of optimizer steps of the whole run"):
+        plan(POLICY, total_steps)
+
+
+def test_the_shipped_theta_has_a_policy():
+    policy = load_theta("celo2").required_policy()
+    assert policy == Policy.from_json(policy.to_json())
+    with pytest.raises(InputError, match="theta 'celo2-base' has no policy"):
+        load_theta("celo2-base").required_policy()
