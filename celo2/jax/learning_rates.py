@@ -77,4 +77,4 @@ def _scale_by_kind(multipliers: dict[str, Any]) -> optax.GradientTransformation:
         scaled = jax.tree.structure(params).unflatten(scales)
         return jax.tree.map(lambda u, scale: (scale * u).astype(u.dtype), updates, scaled), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(optax.init_empty_state, update)
