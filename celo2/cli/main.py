@@ -21,6 +21,7 @@ try:
     from celo2.cli.meta_train import MetaTrain
     from celo2.cli.plan import Plan
     from celo2.cli.report import Report
+    from celo2.cli.rl import RL
     from celo2.cli.routing import Routing
     from celo2.cli.terminal import terminal
     from celo2.cli.train import Train
@@ -33,6 +34,7 @@ COMMANDS: dict[str, type] = {
     "meta-train": MetaTrain,
     "validate": Validate,
     "bench": Bench,
+    "rl": RL,
     "experiments": Experiments,
     "inspect": Inspect,
     "data": Data,
@@ -40,7 +42,7 @@ COMMANDS: dict[str, type] = {
     "plan": Plan,
     "report": Report,
 }
-EXTRAS = {"train": "demo", "routing": "torch"}
+EXTRAS = {"train": "demo", "routing": "torch", "rl": "rl"}
 """What to install for a command; meta for all others."""
 
 

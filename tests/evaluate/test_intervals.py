@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from celo2.evaluate.intervals import geometric_mean, paired_ratios, steps_to
+from celo2.evaluate.intervals import geometric_mean, interquartile_mean, paired_ratios, steps_to
 from celo2.evaluate.scores import Score
 
 
@@ -52,3 +52,17 @@ def test_steps_are_interpolated_in_their_logarithm(target, expected):
 
 def test_a_run_that_diverged_has_no_part_in_the_interpolation():
     assert steps_to({100: math.inf, 200: 2.0}, 2.5) == (200.0, False)
+
+
+def test_an_interquartile_mean_is_that_of_the_middle_half():
+    """Of eight runs the two lowest and the two highest do not count: (3 + 4 + 5 + 6) / 4."""
+    mean = interquartile_mean([[0.0, 6.0, 4.0, 2.0, 1000.0, 5.0, 7.0, 3.0]])
+    assert mean.value == pytest.approx(4.5)
+    assert 2 < mean.low < 4.5 < mean.high
+
+
+def test_the_middle_half_is_that_of_all_problems_together():
+    mean = interquartile_mean([[0.0, 1.0], [1.0, 2.0], [3.0, 3.0], [9.0, 9.0]])
+    assert mean.value == pytest.approx((1 + 2 + 3 + 3) / 4)
+    spread = interquartile_mean([[1.0, 1.0], [3.0, 3.0]])
+    assert (spread.value, spread.low, spread.high) == pytest.approx((2, 2, 2))

@@ -35,17 +35,12 @@ class Environments:
     """Pure functions over n copies of an environment; where an episode ends, the next starts.
 
     Raises:
-        InputError: gymnax is not installed, or has no environment of this name.
+        InputError: gymnax has no environment of this name.
     """
 
     def __init__(self, name: str, count: int) -> None:
-        try:
-            import gymnax  # optional, and slow to import
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"reinforcement learning needs {error.name}; "
-                "install it with: pip install 'celo2[rl]'"
-            ) from error
+        import gymnax  # of the extra `rl`, and slow to import
+
         if name not in gymnax.registered_envs:
             raise InputError(
                 f"gymnax has no environment {name!r}: take one of "
