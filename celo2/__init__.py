@@ -6,4 +6,4 @@ from celo2.rule.spec import Spec
 from celo2.theta import Theta, load_theta, shipped
 
 __all__ = ["InputError", "MatrixAxes", "Spec", "Theta", "__version__", "load_theta", "shipped"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
