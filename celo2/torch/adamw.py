@@ -55,6 +55,7 @@ class _Block(NamedTuple):
 
 def update_all(inputs: Iterable[AdamWInputs]) -> None:
     """Update each parameter; those of one group follow each other."""
+    # One call of the kernel takes one set of numbers, so groups are not mixed.
     for _, of_group in itertools.groupby(inputs, key=lambda each: id(each.group)):
         together = list(of_group)
         for batch in _batches(together):
@@ -71,6 +72,7 @@ def _batches(inputs: Sequence[AdamWInputs]) -> Iterator[list[_Block]]:
     for each in inputs:
         readable = needs_no_sync(each.finite)
         if readable and not each.finite.numpy():
+            # On a CPU nothing is read or written for a gradient that is skipped.
             continue
         for block in _blocks(each):
             if batch and not (readable and _may_join(block, batch)):
@@ -87,25 +89,36 @@ def _may_join(block: _Block, batch: Sequence[_Block]) -> bool:
     Not if the batch would exceed one tile, needs a device sync, or two blocks share storage (the
     second copy back would overwrite the first).
     """
-    elements = sum(b.p.numel() for b in batch) + block.p.numel()
-    if not needs_no_sync(batch[0].finite) or elements > TILE:
-        return False
-    return all(b.p.data_ptr() != block.p.data_ptr() for b in batch)
+    elements = block.p.numel()
+    for other in batch:
+        elements += other.p.numel()
+        if other.p.data_ptr() == block.p.data_ptr():
+            return False
+    return needs_no_sync(batch[0].finite) and elements <= TILE
 
 
 def _blocks(inputs: AdamWInputs) -> Iterator[_Block]:
     """Yield the parameter whole if the kernel takes it as it is, else in blocks of rows."""
     state = inputs.state
-    tensors = [inputs.p, inputs.g, state["exp_avg"], state["exp_avg_sq"]]
-    tensors = [x if x.ndim else x[None] for x in tensors]
-    p, g, first, _ = tensors
-    as_it_is = all(x.dtype == first.dtype and x.is_contiguous() for x in (p, g))
-    rows = len(p) if as_it_is or not p.numel() else max(1, TILE * len(p) // p.numel())
+    # `atleast_1d` is a view: a scalar parameter is one row of its own storage.
+    p, g = torch.atleast_1d(inputs.p, inputs.g)
+    first, second = torch.atleast_1d(state["exp_avg"], state["exp_avg_sq"])
+    # Rows at a time where they are copied, so that the copies of a large embedding in bfloat16, 8
+    # bytes per element, are those of one tile.
+    rows = len(p)
+    if p.numel() and not (_as_it_is(p, first) and _as_it_is(g, first)):
+        rows = max(1, TILE * len(p) // p.numel())
     # The kernel counts the step: of one block in the state itself, of the others in copies.
-    before = state["step"].clone()
-    for i, parts in enumerate(zip(*(x.split(rows) for x in tensors), strict=True)):
-        count = state["step"] if i == 0 else before.clone()
+    count, before = state["step"], state["step"].clone()
+    splits = p.split(rows), g.split(rows), first.split(rows), second.split(rows)
+    for parts in zip(*splits, strict=True):
         yield _Block(*parts, count=count, finite=inputs.finite)
+        count = before.clone()
+
+
+def _as_it_is(x: Tensor, moment: Tensor) -> bool:
+    """Return whether the kernel takes x beside that moment without a copy."""
+    return x.dtype == moment.dtype and x.is_contiguous()
 
 
 def _update_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
@@ -114,17 +127,23 @@ def _update_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
     It walks through memory regardless of strides, so everything it gets is contiguous.
     """
     lr, weight_decay = scaled(group)
-    # Copies, where parameter or gradient are of another dtype or layout than the moments.
-    wide = [block.p.to(block.first.dtype).contiguous() for block in batch]
+    # Copies, where parameter or gradient are of another dtype or layout than the moments; elsewhere
+    # both calls return the tensor itself.
+    p, g = [], []
+    for block in batch:
+        p.append(block.p.to(block.first.dtype).contiguous())
+        g.append(block.g.to(block.first.dtype).contiguous())
+    own, _, first, second, count, finite = map(list, zip(*batch, strict=True))
     adamw(
-        wide,
-        [block.g.to(block.first.dtype).contiguous() for block in batch],
-        [block.first for block in batch],
-        [block.second for block in batch],
+        p,
+        g,
+        first,
+        second,
         [],
-        [block.count for block in batch],
+        count,
         fused=True,
-        found_inf=(~batch[0].finite).to(torch.float32),
+        # On a GPU the kernel reads the flag itself and then leaves everything as it is.
+        found_inf=(~finite[0]).to(torch.float32),
         amsgrad=False,
         beta1=group["betas"][0],
         beta2=group["betas"][1],
@@ -133,9 +152,10 @@ def _update_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
         eps=group["eps"],
         maximize=False,
     )
-    for block, x in zip(batch, wide, strict=True):
-        if x is not block.p:
-            block.p.copy_(x)
+    # What was copied goes back, rounded to the dtype of the parameter.
+    for x, place in zip(p, own, strict=True):
+        if x is not place:
+            place.copy_(x)
 
 
 def needs_no_sync(flag: Tensor) -> bool:

@@ -7,6 +7,7 @@ gives each rank its share of them, another returns the steps. A local matrix is 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -49,7 +50,7 @@ class Local:
         self, batches: Sequence[MatrixBatch], directions: Sequence[Tensor]
     ) -> list[Step]:
         """Orthogonalize each matrix."""
-        return [_orthogonalized(batch, d) for batch, d in zip(batches, directions, strict=True)]
+        return list(map(_orthogonalized, batches, directions))
 
 
 LOCAL = Local()
@@ -62,13 +63,17 @@ class Sharded(NamedTuple):
 
     def sum(self, sums: Sequence[Sequence[Tensor]]) -> Sequence[Sequence[Tensor]]:
         """Add up all tensors over the ranks, in one all-reduce."""
-        # Many small tensors of many matrices make one message; what comes back is cut alike.
-        flat = torch.cat([x.reshape(-1) for of_batch in sums for x in of_batch])
-        dist.all_reduce(flat, group=self.group)
-        rest = iter(flat.split([x.numel() for of_batch in sums for x in of_batch]))
+        # 1. Copy the small tensors of all matrices into one message: what a message costs is
+        # latency, and there are only a + b + a few floats per matrix (a, b) in it.
+        tensors = list(itertools.chain.from_iterable(sums))
+        message = _joined(tensors)
+        # 2. Every rank waits here for the slowest one of its group.
+        dist.all_reduce(message, group=self.group)
+        # 3. What came back is cut as it was joined, into views of the message.
+        rest = iter(_parts(message, tensors))
         totals = []
         for of_batch in sums:
-            totals.append([next(rest).view(x.shape) for x in of_batch])
+            totals.append(list(itertools.islice(rest, len(of_batch))))
         return totals
 
     def orthogonalize(
@@ -79,47 +84,75 @@ class Sharded(NamedTuple):
             return LOCAL.orthogonalize(batches, directions)
         # 1. One shard per matrix, in the same order on all ranks: views, through which the
         # directions are overwritten in step 4.
-        shards = []
+        shards: list[_Shard] = []
         for batch, d in zip(batches, directions, strict=True):
-            shards += [_Shard(batch, x) for x in (d.flatten(0, -3) if d.ndim > 2 else d[None])]
+            for x in d.flatten(0, -3) if d.ndim > 2 else d[None]:
+                shards.append(_Shard(batch, x))
         ranks, here = dist.get_world_size(self.group), dist.get_rank(self.group)
-        dealt = [shards[rank::ranks] for rank in range(ranks)]
-        mine = dealt[here]
-        to_ranks = [sum(shard.numel(here) for shard in each) for each in dealt]
-        from_ranks = [sum(shard.numel(rank) for shard in mine) for rank in range(ranks)]
+        mine = shards[here::ranks]
+        local, to_ranks, from_ranks = [], [], []
+        for rank in range(ranks):
+            theirs = shards[rank::ranks]
+            local += [shard.local for shard in theirs]
+            to_ranks.append(_elements(theirs, here))
+            from_ranks.append(_elements(mine, rank))
 
-        # 2. Send each shard to the owner of its matrix, ordered by owner.
-        ordered = [shard.local for each in dealt for shard in each]
-        sent = torch.cat([x.reshape(-1) for x in ordered])
+        # 2. Send each shard to the owner of its matrix, ordered by owner. All local elements are
+        # copied into the message once, in the working dtype (4 bytes each in float32), and all but
+        # those of own matrices travel; each rank waits until the others have sent their shards.
+        sent = _joined(local)
         received = sent.new_empty(sum(from_ranks))
         dist.all_to_all_single(received, sent, from_ranks, to_ranks, group=self.group)
 
         # 3. Assemble own matrices, orthogonalize them, and write their parts over the message.
+        # Ranks that own fewer of them wait in step 4.
         _orthogonalize_message(received, [shard.batch for shard in mine], ranks)
 
-        # 4. Return the parts the same way, into the buffers of step 2.
+        # 4. Return the parts the same way, into the buffers of step 2: as many bytes again, but no
+        # third buffer.
         dist.all_to_all_single(sent, received, to_ranks, from_ranks, group=self.group)
-        for x, values in zip(ordered, sent.split([x.numel() for x in ordered]), strict=True):
-            x.copy_(values.view(x.shape))
+        for x, values in zip(local, _parts(sent, local), strict=True):
+            x.copy_(values)
         return [(d, d.new_ones(1, 1)) for d in directions]
 
 
 def _orthogonalize_message(message: Tensor, owned: Sequence[MatrixBatch], ranks: int) -> None:
     """Orthogonalize the matrices in a message that holds, per rank, a part of each."""
-    matrices = [message.new_empty(batch.window.a, batch.window.b) for batch in owned]
-    parts = []
+    # 1. Copy the message into whole matrices. It is ordered by rank and then by matrix, while the
+    # shards of one matrix must be neighbors to be multiplied.
+    matrices, parts = [], []
+    for batch in owned:
+        matrices.append(message.new_empty(batch.window.a, batch.window.b))
     for rank in range(ranks):
         for batch, matrix in zip(owned, matrices, strict=True):
             parts.append(batch.window.part(matrix, rank))
-    sizes = [part.numel() for part in parts]
-    for part, values in zip(parts, message.split(sizes), strict=True):
-        part.copy_(values.view(part.shape))
+    places = _parts(message, parts)
+    for part, place in zip(parts, places, strict=True):
+        part.copy_(place)
+
+    # 2. Orthogonalize in place, one after the other, and bring each to RMS 1 here, since no other
+    # rank sees it whole.
     for batch, matrix in zip(owned, matrices, strict=True):
-        # To RMS 1 here, since nobody else sees the matrix whole.
         _, scale = _orthogonalized(batch, matrix)
         matrix.mul_(scale)
-    if matrices:
-        torch.cat([part.reshape(-1) for part in parts], out=message)
+
+    # 3. Copy the parts back over what was received: the return message has the same order.
+    for part, place in zip(parts, places, strict=True):
+        place.copy_(part)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Copy the elements of tensors, one after the other, into one message."""
+    return torch.cat([x.reshape(-1) for x in tensors])
+
+
+def _parts(message: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return what belongs to each tensor in a joined message, as views in their shapes."""
+    sizes = [x.numel() for x in tensors]
+    parts = []
+    for part, x in zip(message.split(sizes), tensors, strict=True):
+        parts.append(part.view(x.shape))
+    return parts
 
 
 class _Shard(NamedTuple):
@@ -135,6 +168,11 @@ class _Shard(NamedTuple):
         start, end = window.spans[rank]
         length = (*window.rows, *window.columns)[window.axis]
         return window.a * window.b // length * (end - start)
+
+
+def _elements(shards: Sequence[_Shard], rank: int) -> int:
+    """Return how many elements of some matrices lie on a rank."""
+    return sum(shard.numel(rank) for shard in shards)
 
 
 def _orthogonalized(batch: MatrixBatch, d: Tensor) -> Step:
@@ -228,6 +266,7 @@ def gradient(p: Any) -> Tensor | None:
     """Return the local gradient of p, placed as p is: its own may be partial sums."""
     g = p.grad
     if g is not None and is_dtensor(g) and g.placements != p.placements:
+        # Partial sums are added up in a reduce-scatter, which all ranks of the mesh must join.
         g = g.redistribute(p.device_mesh, p.placements)
     return None if g is None else local(g)
 
@@ -243,12 +282,16 @@ def agree(flags: Sequence[Tensor], groups: Sequence[dist.ProcessGroup]) -> list[
         groups: its process group, per parameter. There is one all-reduce per group.
     """
     result = list(flags)
-    # MIN of bytes is "and"; groups in the order of their first parameter, the same on all ranks.
-    for group in dict.fromkeys(groups):
-        members = [i for i, other in enumerate(groups) if other is group]
-        together = torch.cat([flags[i] for i in members]).to(torch.uint8)
-        dist.all_reduce(together, dist.ReduceOp.MIN, group=group)
-        parts = together.bool().split([len(flags[i]) for i in members])
-        for i, part in zip(members, parts, strict=True):
+    # Groups are in the order of their first parameter, which is the same on all ranks; another
+    # order of collectives on one of them would deadlock.
+    members: dict[dist.ProcessGroup, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    for group, indices in members.items():
+        own = [flags[i] for i in indices]
+        # MIN of bytes is "and"; one byte per flag travels, and every rank waits for all others.
+        message = _joined(own).to(torch.uint8)
+        dist.all_reduce(message, dist.ReduceOp.MIN, group=group)
+        for i, part in zip(indices, _parts(message.bool(), own), strict=True):
             result[i] = part
     return result

@@ -32,22 +32,40 @@ class Check(NamedTuple):
 
 def check(parameters: Sequence[Parameter]) -> list[Check]:
     """Check the gradients of a step, those of sharded parameters on all ranks together."""
-    checks = [_check_local(parameter) for parameter in parameters]
-    sharded = [i for i, parameter in enumerate(parameters) if parameter.shards is not None]
-    groups = [parameters[i].shards.group for i in sharded]  # type: ignore[union-attr]
-    # One message per process group: flags that are combined by "and", so presence and activity,
-    # which any rank may contribute, travel negated.
-    messages = []
-    for i in sharded:
-        present, finite, active = checks[i]
-        zero = [~x.reshape(-1) for x in active]
-        messages.append(torch.cat([~present[None], finite[None], *zero]))
+    # 1. Read each local gradient once; its flags stay on its device.
+    checks = list(map(_check_local, parameters))
+    # 2. Combine the flags of sharded parameters, in one message per process group.
+    sharded, groups, messages = [], [], []
+    for i, parameter in enumerate(parameters):
+        if parameter.shards is not None:
+            sharded.append(i)
+            groups.append(parameter.shards.group)
+            messages.append(_message(checks[i]))
     for i, message in zip(sharded, agree(messages, groups), strict=True):
-        sizes = [x.numel() for x in checks[i].active]
-        absent, finite, *zero = message.split([1, 1, *sizes])
-        active = [~x.view(old.shape) for x, old in zip(zero, checks[i].active, strict=True)]
-        checks[i] = Check(~absent[0], finite[0], active)
+        checks[i] = _check_of(message, checks[i])
     return checks
+
+
+def _message(check: Check) -> Tensor:
+    """Return the flags of a parameter as they are sent, 1-d.
+
+    Messages are combined by "and", so presence and activity, which any rank may contribute, travel
+    negated.
+    """
+    flags = [~check.present[None], check.finite[None]]
+    for active in check.active:
+        flags.append(~active.reshape(-1))
+    return torch.cat(flags)
+
+
+def _check_of(message: Tensor, local: Check) -> Check:
+    """Return the flags in a combined message, in the shapes of the local ones."""
+    sizes = [active.numel() for active in local.active]
+    absent, finite, *inactive = message.split([1, 1, *sizes])
+    active = []
+    for flags, own in zip(inactive, local.active, strict=True):
+        active.append(~flags.view(own.shape))
+    return Check(~absent[0], finite[0], active)
 
 
 def _check_local(parameter: Parameter) -> Check:
@@ -56,15 +74,18 @@ def _check_local(parameter: Parameter) -> Check:
     if g is None or not g.numel():
         nothing = [true.new_zeros(*layout.window.batch, 1, 1) for layout in found]
         return Check(true if g is not None else ~true, true, nothing)
-    # The extremes are the cheapest to find, and propagate NaN and inf.
+    # The extremes are the cheapest to find, in one reading of the gradient (aminmax makes no copy),
+    # and they propagate NaN and inf.
     extremes = torch.stack(torch.aminmax(g))
     finite = extremes.isfinite().all()
     if not found:
         return Check(true, finite, [])
-    # One weight that is not finite would spread over its matrix, through the RMS of its channel.
+    # One weight that is not finite would spread over its matrix, through the RMS of its channel, so
+    # weights are read as well.
     finite = finite & torch.stack(torch.aminmax(p)).isfinite().all()
     if not parameter.group.get("skip_zero_gradients", True):
         return Check(true, finite, [true] * len(found))
+    # A parameter that is one local matrix has its extremes already; others are read once more.
     if parameter.shards is None and len(found) == 1 and not found[0].window.batch:
         return Check(true, finite, [extremes.any()])
     return Check(true, finite, [_active(layout, g) for layout in found])

@@ -68,10 +68,10 @@ class Entries(NamedTuple):
 
     def of_rows(self, rows: slice) -> Entries:
         """Return a block of rows."""
+        # Views: a kernel reads and writes the state itself.
         here = (..., rows, slice(None))
-        return Entries(
-            [x[here] for x in self.m], self.v[here], self.g[here], self.p[here], self.active
-        )
+        m = [x[here] for x in self.m]
+        return Entries(m, self.v[here], self.g[here], self.p[here], self.active)
 
 
 class Sides(NamedTuple):
@@ -109,11 +109,16 @@ class DirectionInputs(NamedTuple):
 
 def accumulate(spec: Spec, entries: Entries, noise: Noise | None) -> Sums:
     """Advance M and V in place, where active, and add up what the step needs of them."""
+    # Everything the step needs of the new statistics is added up while they are in the cache; the
+    # sums over full matrices follow outside, where other blocks and ranks are known.
     m, v, g, p, active = read(spec, entries)
     m, v = rule.moving_averages(spec, m, v, g)
     squares = [_sum(x * x) for x in rule.plain_channels(torch, spec, m, v, g, p)]
     magnitude = sum(_sum(x.abs()) for x in m)
+    # In place: with three momenta in float32, 16 bytes per element are read and 16 written, beside
+    # the 8 of gradient and parameter.
     store([*entries.m, entries.v], [*m, v], active, noise)
+    # R and C need the squares along either side; q itself stays a temporary of a block.
     q = g * g + spec.factored_floor
     by_row, by_column = q.sum(-1, keepdim=True), q.sum(-2, keepdim=True)
     return Sums(by_row, by_column, torch.stack(squares), magnitude)  # type: ignore[arg-type]
@@ -121,6 +126,8 @@ def accumulate(spec: Spec, entries: Entries, noise: Noise | None) -> Sums:
 
 def factored_squares(spec: Spec, entries: Entries, factors: Sides) -> Tensor:
     """Return the sums of the squares of `rule.factored_channels`, (channels, ..., 1, 1)."""
+    # The channels are recomputed by `direction`: keeping them would need memory of several times
+    # the size of the parameter.
     m, _, g, _, _ = read(spec, entries)
     channels = rule.factored_channels(torch, spec, m, factors.present(), g)
     return torch.stack([_sum(x * x) for x in channels])
@@ -128,7 +135,9 @@ def factored_squares(spec: Spec, entries: Entries, factors: Sides) -> Tensor:
 
 def direction(spec: Spec, theta: Weights, entries: Entries, inputs: DirectionInputs) -> Tensor:
     """Return the MLP's output (..., m, n), by matrix products."""
+    # The hidden units of a block are its largest temporary; that is what bounds a tile.
     h = rule.first_layer(torch, inputs.layer, entry_channels(spec, entries, inputs.factors))
+    # Channels of a side contribute one product per row or column, which broadcasts.
     for side in inputs.hidden.present():
         h = h + side
     return rule.later_layers(torch, theta, h)
@@ -138,6 +147,7 @@ def fused_direction(
     spec: Spec, theta: Weights, entries: Entries, inputs: DirectionInputs
 ) -> Tensor:
     """Return `direction`, written element by element: inductor keeps each in registers."""
+    # No hidden unit reaches memory: 24 bytes per element are read and 4 written.
     channels = entry_channels(spec, entries, inputs.factors)
     return rule.entrywise_direction(torch, theta, inputs.layer, inputs.hidden.present(), channels)
 
@@ -146,6 +156,7 @@ def apply(
     p: Tensor, d: Tensor, scale: Tensor, lr: Tensor, weight_decay: Tensor, finite: Tensor
 ) -> None:
     """Set p <- p - lr (scale d + weight_decay p) where `finite`, in the precision of d."""
+    # bfloat16 parameters are widened a block at a time, and rounded once when they are stored.
     wide = p.to(d.dtype)
     p.copy_(torch.where(finite, wide - lr * (scale * d + weight_decay * wide), wide))
 
@@ -161,6 +172,7 @@ def read(spec: Spec, entries: Entries) -> Entries:
     """Return the entries in the working dtype, the gradient clamped, and zero where not active."""
     m, v, g, p, active = entries
     work = working_dtype(p, v)
+    # `to` copies nothing where the dtype is right already, else a block.
     g = g.to(work).clamp(-spec.gradient_clip, spec.gradient_clip)
     g = torch.where(active, g, 0)
     return Entries([x.to(work) for x in m], v.to(work), g, p.to(work), active)
@@ -173,6 +185,10 @@ def working_dtype(p: Tensor, state: Tensor) -> torch.dtype:
 
 def _sum(x: Tensor) -> Tensor:
     return x.sum(dim=-1, keepdim=True).sum(dim=-2, keepdim=True)
+
+
+def _added(blocks: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(blocks)).sum(0)
 
 
 class Functions(NamedTuple):
@@ -188,7 +204,7 @@ class Functions(NamedTuple):
 def fused_functions() -> Functions:
     """Return the functions compiled by inductor, for any sizes and numbers."""
     sources = (accumulate, factored_squares, fused_direction, apply)
-    return Functions(*(_fused(f, eager) for f, eager in zip(sources, Functions(), strict=True)))
+    return Functions._make(map(_fused, sources, Functions()))
 
 
 def _fused(f: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
@@ -197,7 +213,8 @@ def _fused(f: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., An
     def call(*args: Any) -> Any:
         try:
             return compiled(*tree_map_only(Tensor, _bare, args))
-        except RecompileLimitError:  # more kinds of parameters than PyTorch compiles a function for
+        except RecompileLimitError:
+            # There are more kinds of parameters than PyTorch compiles a function for.
             return eager(*args)
 
     return call
@@ -208,6 +225,7 @@ def _bare(x: Tensor) -> Tensor:
 
     That is the base of a view, being a Parameter, and the strides of axes of length one.
     """
+    # Views of the same memory, so kernels still write in place.
     bare = x.reshape(-1).view(x.shape) if x.is_contiguous() and x.ndim > 1 else x
     return mark_dynamic(bare.data)
 
@@ -222,13 +240,15 @@ class Kernels(NamedTuple):
 
     def accumulate(self, spec: Spec, entries: Entries, noise: Noise | None) -> Sums:
         """Run the first kernel."""
+        # Blocks run one after the other and share their temporaries' memory; PyTorch's threads
+        # work inside each.
         blocks = []
         for rows in self._blocks(entries.g):
             random = None if noise is None else noise.of_rows(rows)
             blocks.append(self.functions.accumulate(spec, entries.of_rows(rows), random))
         # Sums along rows belong to the rows of a block; all others add up over the blocks.
         by_row, *others = zip(*blocks, strict=True)
-        return Sums(torch.cat(by_row, -2), *(torch.stack(x).sum(0) for x in others))
+        return Sums(torch.cat(by_row, -2), *map(_added, others))
 
     def factored_squares(self, spec: Spec, entries: Entries, factors: Sides) -> Tensor:
         """Run the second kernel."""
@@ -236,13 +256,14 @@ class Kernels(NamedTuple):
         for rows in self._blocks(entries.g):
             here = entries.of_rows(rows), factors.of_rows(rows)
             blocks.append(self.functions.factored_squares(spec, *here))
-        return torch.stack(blocks).sum(0)
+        return _added(blocks)
 
     def direction(
         self, spec: Spec, theta: Weights, entries: Entries, inputs: DirectionInputs
     ) -> Tensor:
         """Run the third kernel."""
-        # The one temporary of the size of the matrices.
+        # The one temporary of the size of the matrices: Newton-Schulz needs all of a matrix before
+        # any of it can be subtracted. Chunks of large parameters keep it to a matrix at a time.
         d = torch.empty(entries.g.shape, dtype=theta.w0.dtype, device=entries.g.device)
         for rows in self._blocks(d):
             here = entries.of_rows(rows), inputs.of_rows(rows)
@@ -251,11 +272,13 @@ class Kernels(NamedTuple):
 
     def apply(self, p: Tensor, d: Tensor, scale: Tensor, *numbers: Tensor) -> None:
         """Run the last kernel."""
+        # 12 bytes per element move in float32: p and d are read, p is written.
         for rows in self._blocks(p):
             here = (..., rows, slice(None))
             self.functions.apply(p[here], d[here], scale, *numbers)
 
     def _blocks(self, x: Tensor) -> Iterator[slice]:
+        # Rows are adjacent in memory, so a block of them is contiguous for a single matrix.
         length = x.shape[-2]
         rows = max(1, self.tile * length // max(1, x.numel()))
         for start in range(0, max(1, length), rows):

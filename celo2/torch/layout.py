@@ -77,6 +77,8 @@ class Window(NamedTuple):
         """
         if self.axis is None:
             return x
+        # A copy of the size of the full sides, a + b numbers per matrix at most: zeros for what
+        # other ranks have, so that adding up over the ranks gives the full sums.
         front = x.shape[: x.ndim - 2 - len(self.batch)]
         full = x.new_zeros(*front, *self.batch, self.a if rows else 1, self.b if columns else 1)
         here = self._cut(full, rows, columns)
@@ -87,6 +89,7 @@ class Window(NamedTuple):
         """Return the local part of a full x, of one of the shapes that `place` returns."""
         if self.axis is None or not x.ndim:
             return x
+        # A view of the full array; merging axes that were cut inside copies one side at most.
         here = self._cut(x, rows, columns)
         if rows and here.ndim > x.ndim:
             return here.flatten(-1 - len(self.rows), -2)
@@ -96,6 +99,8 @@ class Window(NamedTuple):
         """Return the local part of x as a view whose sharded side, if x has it, is not merged."""
         assert self.axis is not None
         start, end = self.spans[self.rank]
+        # Three places where the sharded axis may be: in the columns, in the rows, in the batch. An
+        # array that is constant along the cut side is the same on all ranks, and stays as it is.
         from_the_end = -self.axis
         if from_the_end <= len(self.columns):
             if not columns:
@@ -124,6 +129,7 @@ class Moment(NamedTuple):
 
     def of(self, x: Tensor) -> Tensor:
         """Return a view (k, *batch, *axes of the side)."""
+        # Slices, splits and permutations are views, so that kernels advance the state in place.
         x = x[:, self.start : self.end].unflatten(1, self.shape)
         x = x.permute(0, *(1 + axis for axis in self.order))
         return x if self.block is None else x.select(1 + self.block[0], self.block[1])
@@ -143,6 +149,7 @@ class Layout(NamedTuple):
         x = self.view.unmerged(torch, x)
         if not self.view.is_vector:
             return x
+        # A vector is a matrix of one row.
         return x[..., None, :] if self.view.long else x[..., None, None]
 
     def accumulators(self, state: dict[str, Tensor]) -> Accumulators:
@@ -164,6 +171,7 @@ def layouts(
         axes: which axes are the matrix.
         sharding: how it is divided; None: it is not.
     """
+    # Shape and strides without memory: everything here is planned on it, once per kind.
     full = torch.empty_strided(shape, strides, device="meta")
     result: list[Layout] = []
     starts = (0, 0)
@@ -175,6 +183,7 @@ def layouts(
             window, local = _window(ordered, full, sharding)
             moments = _moments(view, ordered, index, full, starts)
             result.append(Layout(local, window, moments))
+        # The factored moments of a view follow those of the view before it, in one array per side.
         *batch, a, b = view.view(torch, full).shape
         starts = (starts[0] + math.prod(batch) * a, starts[1] + math.prod(batch) * b)
     return tuple(result)
@@ -190,7 +199,8 @@ def _in_memory_order(view: MatrixView, full: Tensor) -> MatrixView:
     sides = []
     for axes, lengths in ((view.short, view.short_lengths), (view.long, view.long_lengths)):
         pairs = sorted(zip(axes, lengths, strict=True), key=lambda pair: -strides[pair[0]])
-        sides.append((tuple(axis for axis, _ in pairs), tuple(length for _, length in pairs)))
+        # A vector has no short axes.
+        sides.append(tuple(zip(*pairs, strict=True)) or ((), ()))
     (short, short_lengths), (long, long_lengths) = sides
     return dataclasses.replace(
         view, short=short, short_lengths=short_lengths, long=long, long_lengths=long_lengths
@@ -213,6 +223,7 @@ def _window(view: MatrixView, full: Tensor, sharding: Sharding | None) -> tuple[
     axis = made_of.index(sharded) - len(made_of)
     length = full.shape[sharded]
     spans = [sharding.span(length, rank) for rank in range(sharding.ranks)]
+    # Blocks of a fused axis may begin or end inside the shard; what is local of them may be empty.
     if view.split == sharded:
         origin = spans[sharding.rank][0]
         spans = [_intersection(view, span) for span in spans]
@@ -224,8 +235,8 @@ def _window(view: MatrixView, full: Tensor, sharding: Sharding | None) -> tuple[
 
 def _intersection(block: MatrixView, span: tuple[int, int]) -> tuple[int, int]:
     """Return what of a block, counted from its start, lies in a span of the split axis."""
-    start, end = (min(max(place - block.start, 0), block.size) for place in span)
-    return start, end
+    start, end = span[0] - block.start, span[1] - block.start
+    return min(max(start, 0), block.size), min(max(end, 0), block.size)
 
 
 def _moments(
@@ -238,6 +249,8 @@ def _moments(
     block = None if index is None else (view.axes(full.ndim).index(()), index)
     # Axes of the parameter itself, by which those of the view and of its block can be compared.
     own, memory = view.axes(full.ndim)[-2:], ordered.axes(full.ndim)[-2:]
+    # The state keeps R and C in the order of the parameter's axes, whatever its strides are, so a
+    # checkpoint is the same for every memory format; `order` brings them to memory order.
     moments = []
     for side, lengths in enumerate((view.short_lengths, view.long_lengths)):
         order = [len(batch) + own[side].index(axis) for axis in memory[side]]

@@ -49,6 +49,8 @@ def read(
     if group["rule"] != ADAMW:
         sharding = None if shards is None else shards.sharding
         found = layouts(tuple(p.shape), p.stride(), matrix_axes(p, group), sharding)
+    # Local parts are views of the shards; only a gradient of partial sums would be copied and
+    # communicated here.
     own = {key: distributed.local(value) for key, value in state.items()}
     return Parameter(distributed.local(p), distributed.gradient(p), own, group, shards, found)
 
@@ -64,6 +66,7 @@ class Numbers:
     ) -> tuple[Tensor, Tensor]:
         """Return the numbers of a group, the same objects throughout a step."""
         key = id(group), device, dtype
+        # The same objects for all parameters of a group: stacks are made of what shares them.
         if key not in self._made:
             lr, weight_decay = scaled(group)
             self._made[key] = _tensor(lr, device, dtype), _tensor(weight_decay, device, dtype)
@@ -72,11 +75,9 @@ class Numbers:
 
 def _tensor(x: float | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return a number as a tensor, filled in: a copy would sync, and break CUDA graphs."""
-    return (
-        x.to(device, dtype)
-        if isinstance(x, Tensor)
-        else torch.full((), x, dtype=dtype, device=device)
-    )
+    if isinstance(x, Tensor):
+        return x.to(device, dtype)
+    return torch.full((), x, dtype=dtype, device=device)
 
 
 class UpdateRule(NamedTuple):
@@ -142,7 +143,9 @@ class Planner:
         """Yield the batches of a parameter under the rule, and count its step."""
         group, state, step = parameter.group, parameter.state, parameter.state["step"]
         finite = check.present & check.finite
+        # Counted on the device, without waiting for the flag.
         step += finite
+        # A rank without a gradient joins the messages of those that have one, with zeros.
         g = torch.zeros_like(parameter.p) if parameter.g is None else parameter.g
         dtype = torch.promote_types(parameter.p.dtype, torch.float32)
         lr, weight_decay = numbers.of(group, parameter.p.device, dtype)
@@ -165,6 +168,7 @@ class Planner:
         orthogonalized = group["orthogonalize"] and not layout.view.is_vector
         precision = group["newton_schulz_dtype"] if orthogonalized else None
         key = working_dtype(p, accumulators.momentum), p.device, fused, precision
+        # Theta is copied to each device once, a few kilobytes, and kept for all later steps.
         if key not in self._rules:
             weights = [torch.tensor(x, dtype=key[0], device=p.device) for x in self._theta.weights]
             half = torch.bfloat16 if precision == torch.bfloat16 else None
@@ -199,11 +203,15 @@ def buckets(batches: Iterable[MatrixBatch], limits: Limits) -> Iterator[Bucket]:
         elif is_small(batch, limits):
             small[stack_key(batch)].append(batch)
         else:
+            # Yielded, not collected: the temporaries of one are freed before the next is made.
             for chunk in chunks(batch):
                 yield Bucket([[chunk]], chunk.exchange)
+    # What waits here are views; a stack is copied when its bucket is updated.
     for alike in small.values():
         for stack in _stacks(alike, limits):
             yield Bucket([stack], stack[0].exchange)
+    # All of one shape at once, because latency counts more than their temporaries: local shards
+    # are small, and each all-to-all gives every rank matrices to work on at the same time.
     for alike in sharded.values():
         yield Bucket([[batch] for batch in alike], alike[0].exchange)
 
@@ -225,6 +233,8 @@ def stack_key(batch: MatrixBatch) -> Hashable:
 
 def exchange_key(batch: MatrixBatch) -> Hashable:
     """Return what sharded matrices that share their messages have in common, on all ranks."""
+    # Nothing here may depend on the rank, neither local shapes nor strides, or ranks would
+    # make different buckets and wait for each other forever.
     window = batch.window
     sides = window.rows, window.columns
     orthogonalized = batch.rule.orthogonalize is not None
@@ -247,6 +257,7 @@ def chunks(batch: MatrixBatch) -> Iterator[MatrixBatch]:
         if not here:
             yield batch
             continue
+        # Indexing by slices and integers makes views, so the state is still written in place.
         factored = tuple(f[:, *here] for f in accumulators.factored)
         momentum, second_moment = accumulators.momentum[:, *here], accumulators.second_moment[here]
         rest = momentum.shape[1 : 1 + batch.matrices - (batch.p.ndim - second_moment.ndim)]

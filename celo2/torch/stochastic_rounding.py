@@ -42,6 +42,7 @@ def noise(step: Tensor, rows: Tensor, columns: Tensor) -> Noise:
         rows: index of each row in the full matrix, int32 (m, 1).
         columns: index of each column, int32 (1, n).
     """
+    # Hashed per row here and per element in the kernel: m + n counters are stored, not m n.
     rows, columns = _hash(_hash(rows) + step.to(torch.int32)), columns * 0x3C6EF372
     # Both get the rank of the batch: a batch and its transpose are then one kind to the compiler.
     return Noise(rows, columns.expand(*rows.shape[:-2], 1, -1).contiguous())
@@ -64,12 +65,16 @@ def store(
         second = _hash(first ^ 0x1B873593)
         bits = (first, first >> 16, second, second >> 16)
         new = [_rounded(x, b) for x, b in zip(new, bits[: len(new)], strict=True)]
+    # `where` instead of a branch: whether a matrix is active is known on its device alone. State is
+    # read and written once, block by block.
     for old, value in zip(state, new, strict=True):
         old.copy_(torch.where(active, value, old.to(value.dtype)))
 
 
 def _rounded(x: Tensor, bits: Tensor) -> Tensor:
     """Round float32 to bfloat16 (still stored as float32), up with the probability of the rest."""
+    # Adding 16 random bits carries into the upper half with the probability of the lower half; the
+    # lower half is then cut off.
     return ((x.view(torch.int32) + (bits & 0xFFFF)) & -0x10000).view(torch.float32)
 
 

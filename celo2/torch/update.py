@@ -41,7 +41,9 @@ def update_parameters(parameters: Sequence[Parameter], planner: Planner) -> list
     Returns:
         Per parameter, whether its gradient was finite, 0-d; nothing waits for it.
     """
+    # 1. Look at every gradient before anything is changed; ranks agree on the flags here.
     checks = check(parameters)
+    # 2. Plan: only views and a few numbers are made.
     numbers = Numbers()
     batches: list[MatrixBatch] = []
     by_adamw = []
@@ -52,16 +54,18 @@ def update_parameters(parameters: Sequence[Parameter], planner: Planner) -> list
         else:
             batches += planner.batches(parameter, flags, numbers)
     with without_autocast({parameter.p.device.type for parameter in parameters}):
-        # Buckets are updated one after the other: temporaries of one are free before the next.
+        # 3. Buckets are updated one after the other: temporaries of one are free before the next.
+        # All ranks have the same sharded buckets in the same order, so their messages meet.
         for bucket in buckets(batches, planner.limits):
             update_bucket(bucket)
+        # 4. AdamW is element-wise: shards are updated where they are, without messages.
         adamw.update_all(by_adamw)
     return [flags.finite for flags in checks]
 
 
 def update_bucket(bucket: Bucket) -> None:
     """Update the matrices of a bucket and advance their accumulators, in place."""
-    packed = [pack(stack) for stack in bucket.stacks]
+    packed = list(map(pack, bucket.stacks))
     update(packed, bucket.exchange)
     for batch, stack in zip(packed, bucket.stacks, strict=True):
         unpack(batch, stack)
@@ -69,13 +73,16 @@ def update_bucket(bucket: Bucket) -> None:
 
 def update(batches: Sequence[MatrixBatch], exchange: Exchange) -> None:
     """Update packed batches that share their messages."""
-    results = _drive([direction(batch) for batch in batches], exchange)
-    directions = [d for d, _ in results]
+    # 1. Directions, the one temporary of the size of the matrices, and two all-reduces if sharded.
+    directions, had_gradient = zip(*_drive(list(map(direction, batches)), exchange), strict=True)
+    # 2. Orthogonalize in that temporary, by two all-to-alls if sharded, or only bring to RMS 1.
     if batches[0].rule.orthogonalize is None:
         steps = _normalized(batches, directions, exchange)
     else:
         steps = exchange.orthogonalize(batches, directions)
-    for batch, (d, scale), (_, seen) in zip(batches, steps, results, strict=True):
+    # 3. Subtract them. The factor to RMS 1 is applied on the way, which saves writing d once more.
+    # A matrix that never had a gradient gets no update, whatever the biases of the MLP say.
+    for batch, (d, scale), seen in zip(batches, steps, had_gradient, strict=True):
         _apply(batch, d, scale * seen)
 
 
@@ -106,7 +113,8 @@ def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
         window.place(sums.magnitude),
     ]
 
-    # 2. Factored moments are replicated: every rank advances all of them, from the same sums.
+    # 2. Factored moments are replicated: every rank advances all of them, from the same sums, which
+    # is cheaper than a message, for a + b numbers per decay.
     means = [along_b / window.b, along_a / window.a][-len(factored) :]
     advanced = rule.accumulate_factored(torch, spec, factored, means)
     for state, new in zip(factored, advanced, strict=True):
@@ -114,6 +122,7 @@ def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
     factored = tuple(state.to(theta.w0.dtype) for state in factored)
 
     # 3. Channels are normalized by their RMS over the full matrix; those of the sides are known.
+    # Gradient and momenta are read again, because F_i depends on the sums of stage 1.
     factors = _sides(window, rule.preconditioners(torch, spec, factored), transposed)
     (multiplied,) = yield [window.place(kernels.factored_squares(spec, entries, factors))]
     squares = rule.in_order(spec, [*plain], [*multiplied])
@@ -128,9 +137,11 @@ def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
 def _entries(batch: MatrixBatch, transposed: bool) -> Entries:
     """Return the elements as kernels see them, in memory order."""
     momentum, second_moment, _ = batch.accumulators
-    *m, v, g, p = (
-        x.mT if transposed else x for x in (*momentum.unbind(), second_moment, batch.g, batch.p)
-    )
+    arrays = *momentum.unbind(), second_moment, batch.g, batch.p
+    if transposed:
+        # `mT` is a view: state and parameter are written through it.
+        arrays = tuple(x.mT for x in arrays)
+    *m, v, g, p = arrays
     return Entries(m, v, g, p, batch.window.take(batch.inputs.active))
 
 
@@ -150,6 +161,8 @@ def _folded(
         the sides, which are small.
     """
     spec, w0, window = batch.rule.spec, batch.rule.theta.w0, batch.window
+    # Channels of the sides are a + b numbers each, so they are materialized; those of elements are
+    # known here by their mean squares alone.
     of_sides = rule.side_channels(torch, spec, factored)
     of_sides_squares = [rule.mean_squares(torch, channels) for channels in of_sides]
     layer = rule.fold(torch, spec, w0, Channels(squares, *of_sides_squares), len(factored) == 1)
@@ -180,10 +193,10 @@ def _noise(batch: MatrixBatch, transposed: bool) -> Noise | None:
     momentum, window = batch.accumulators.momentum, batch.window
     if momentum.dtype != torch.bfloat16:
         return None
-    rows, columns = (
-        torch.arange(length, dtype=torch.int32, device=momentum.device)
-        for length in (window.a, window.b)
-    )
+    # One counter per row and per column; the kernel hashes them into bits per element, so that no
+    # array of random numbers of the size of the matrix is made or read.
+    rows = torch.arange(window.a, dtype=torch.int32, device=momentum.device)
+    columns = torch.arange(window.b, dtype=torch.int32, device=momentum.device)
     if window.divides_matrices:
         # The bits of an element are the same on whichever rank it lies.
         alone = window._replace(batch=())
@@ -197,7 +210,7 @@ def _drive(work: Sequence[Generator[Sums, Sums, Result]], exchange: Exchange) ->
     """Run `direction` for many batches side by side: they yield sums equally often."""
     sums = [next(each) for each in work]
     while True:
-        # One message for all batches.
+        # One message for all batches: each rank waits twice per bucket, not twice per matrix.
         totals = exchange.sum(sums)
         sums, results = [], []
         for each, total in zip(work, totals, strict=True):
@@ -213,8 +226,8 @@ def _normalized(
     batches: Sequence[MatrixBatch], directions: Sequence[Tensor], exchange: Exchange
 ) -> list[Step]:
     """Return the steps of Celo2-base and of vectors: directions, and what brings them to RMS 1."""
+    # A third sum: no rank has all of these matrices.
     squares = []
-    # A third sum: nobody sees these matrices whole.
     for batch, d in zip(batches, directions, strict=True):
         squares.append([batch.window.place(sum_of_squares(d))])
     steps = []
