@@ -1,11 +1,14 @@
-"""Real steps of Celo2 on GPT-3 XL inside 24 GiB: 1.3 billion parameters in bfloat16, each moved in the backward pass.
+"""Train GPT-3 XL by Celo2 inside 24 GiB: 1.3 billion parameters, updated in the backward pass.
 
-Run: python -m benchmarks.gpt3_xl. Weights are made in bfloat16, never in float32; blocks are recomputed in the backward pass;
-the state of the rule is in bfloat16; a parameter moves as soon as its gradient is there, and the gradient is freed. So there
-are weights and state, 10 bytes an entry, one block's activations and gradients, and the temporaries of one matrix. The batch
-is always the same, so its loss has to fall; if it does not, or is not finite, the script says so and exits with 1.
+Run: python -m benchmarks.gpt3_xl. Weights are initialized in bfloat16, never in float32; blocks are
+recomputed in the backward pass; the state of the rule is in bfloat16; each parameter is updated
+right after its gradient is accumulated, and the gradient is freed. So memory holds weights and
+state, 10 bytes per entry, one block's activations and gradients, and the temporaries of one matrix.
+The batch is always the same, so its loss has to fall; if it does not, or is not finite, the script
+says so and exits with 1.
 
-Peak memory is that of this process. The C++ compiler, which the first step runs, is a process of its own and told beside it.
+Peak memory is that of this process. The C++ compiler, which the first step runs, is a process of
+its own and reported beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +45,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Train GPT-3 XL for a few steps by Celo2, and tell what that takes."""
+    """Train GPT-3 XL for a few steps by Celo2, and report what that takes."""
 
     layers: int = 24
     """Transformer blocks."""
@@ -74,7 +77,7 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, width) -> the same."""
+        """Map (batch, time, width) to the same."""
         batch, time, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, time, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(*qkv, is_causal=True)
@@ -93,11 +96,11 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The head, as Transformers calls it; tells Celo2's routing that the last Linear is not one."""
+        """Return the head, which is not the last Linear, to the routing of Celo2."""
         return self.token_embedding
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """Mean cross-entropy, in nats a token, of tokens (batch, time + 1)."""
+        """Return the mean cross-entropy, in nats per token, of tokens (batch, time + 1)."""
         x = self.token_embedding(tokens[:, :-1]) + self.position_embedding.weight
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False)
@@ -107,7 +110,8 @@ class GPT(nn.Module):
 
 @torch.no_grad()
 def build(config: Run) -> GPT:
-    """The model, allocated and drawn in bfloat16, tensor by tensor."""
+    """Allocate and initialize the model in bfloat16, tensor by tensor."""
+    # On the meta device first: nothing is ever allocated in float32.
     with torch.device("meta"):
         model = GPT(config).to(torch.bfloat16)
     model.to_empty(device="cpu")
@@ -121,16 +125,16 @@ def build(config: Run) -> GPT:
 
 
 class Timed(Celo2):
-    """Celo2 that counts and times its moves in the backward pass."""
+    """Celo2 that counts and times its updates in the backward pass."""
 
-    def __init__(self, model: nn.Module, moved: Callable[[], None], **options: Any) -> None:
+    def __init__(self, model: nn.Module, updated: Callable[[], None], **options: Any) -> None:
         super().__init__(model, in_backward=True, **options)
-        self._moved = moved
+        self._updated = updated
         self.restart()
 
     def restart(self) -> None:
         """Forget what was counted."""
-        self.moves: collections.Counter[Tensor] = collections.Counter()
+        self.updates: collections.Counter[Tensor] = collections.Counter()
         self.seconds = 0.0
         """With compiling."""
         self.compile_seconds = 0.0
@@ -140,12 +144,12 @@ class Timed(Celo2):
         super()._step_one(p, group)
         self.seconds += time.perf_counter() - began
         self.compile_seconds += compile_seconds() - compiled
-        self.moves[p] += 1
-        self._moved()
+        self.updates[p] += 1
+        self._updated()
 
 
 def compile_seconds() -> float:
-    """That PyTorch has spent compiling so far."""
+    """Return what PyTorch has spent compiling so far."""
     return calculate_time_spent()["total_wall_time"]
 
 
@@ -154,7 +158,7 @@ class Step:
     """One update."""
 
     loss: float
-    """Before it, nats a token."""
+    """Before it, nats per token."""
     forward: float
     """Seconds, as all that follow."""
     backward: float
@@ -167,10 +171,10 @@ class Step:
 
 
 def step(model: GPT, optimizer: Timed, tokens: Tensor) -> Step:
-    """Forward and backward, in which all parameters move.
+    """Run forward and backward, in which all parameters are updated.
 
     Raises:
-        RuntimeError: a parameter moved twice or not at all, or a gradient was kept.
+        RuntimeError: a parameter was updated twice or not at all, or a gradient was kept.
     """
     optimizer.restart()
     began = time.perf_counter()
@@ -178,10 +182,12 @@ def step(model: GPT, optimizer: Timed, tokens: Tensor) -> Step:
     forward = time.perf_counter() - began
     loss.backward()
     backward = time.perf_counter() - began - forward - optimizer.seconds
-    for name, p in model.named_parameters():  # also of the embedding, which is used twice
-        if optimizer.moves[p] != 1 or p.grad is not None:
+    # The embedding is used twice, but its gradient is accumulated before it is updated.
+    for name, p in model.named_parameters():
+        if optimizer.updates[p] != 1 or p.grad is not None:
+            kept = "was freed" if p.grad is None else "was kept"
             raise RuntimeError(
-                f"{name} moved {optimizer.moves[p]} times in a step, gradient {p.grad is not None}"
+                f"{name} was updated {optimizer.updates[p]} times, and its gradient {kept}"
             )
     compiling = optimizer.compile_seconds
     return Step(
@@ -190,99 +196,110 @@ def step(model: GPT, optimizer: Timed, tokens: Tensor) -> Step:
 
 
 def peak_resident() -> int:
-    """Bytes this program has had in memory at the most; unlike ru_maxrss, without what ran before it in the same process."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    """Return the most bytes that this program has had in memory.
+
+    Unlike `ru_maxrss`, without what ran before it in the same process.
+    """
+    _, _, rest = Path("/proc/self/status").read_text().partition("VmHWM:")
+    return 1024 * int(rest.split()[0])
 
 
 def maximum_resident(who: int) -> int:
-    """Bytes, as `getrusage` has it."""
+    """Return the most bytes in memory, as `getrusage` has it."""
     return 1024 * resource.getrusage(who).ru_maxrss
 
 
 def run(config: Run, console: Console) -> str | None:
-    """Build, train, report; what is wrong with the losses, if anything."""
+    """Build, train and report; return what is wrong with the losses, if anything."""
     began = time.perf_counter()
     model = build(config)
     build_seconds = time.perf_counter() - began
     parameters = sum(p.numel() for p in model.parameters())
-    console.print(f"{parameters:,} parameters made in {build_seconds:.1f} s", highlight=False)
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(config.vocabulary, (1, config.context + 1), generator=generator)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    steps: list[Step] = []
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(list(model.parameters())))
-        options = {
-            "lr": config.lr,
-            "state_dtype": torch.bfloat16,
-            "newton_schulz_dtype": getattr(torch, config.newton_schulz),
-        }
-        optimizer = Timed(model, lambda: progress.advance(task), compile=True, **options)
-        for i in range(1, config.steps + 1):
-            progress.reset(task, description=f"step {i}, parameters moved")
-            steps.append(step(model, optimizer, tokens))
-            console.print(told(i, steps[-1]), highlight=False)
-        with torch.no_grad():
-            losses = [*(s.loss for s in steps), model.loss(tokens).item()]
-    console.print(f"loss {losses[-1]:.4f} after the last step", highlight=False)
-    states = [x for state in optimizer.state.values() for x in state.values()]
+    console.print(f"{parameters:,} parameters built in {build_seconds:.1f} s", highlight=False)
+    optimizer, steps, losses = train(config, model, console)
     memory = {
-        "parameter_bytes": sum(p.nbytes for p in model.parameters()),
-        "state_bytes": sum(x.nbytes for x in states),
+        "parameter_bytes": _total_bytes(model.parameters()),
+        "state_bytes": sum(_total_bytes(state.values()) for state in optimizer.state.values()),
         "peak_resident_bytes": peak_resident(),
         "ru_maxrss_bytes": maximum_resident(resource.RUSAGE_SELF),
         "largest_child_bytes": maximum_resident(resource.RUSAGE_CHILDREN),
     }
     console.print(time_table(build_seconds, steps), memory_table(memory))
-    settings = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in dataclasses.asdict(config).items()
-    }
     content = {
         **provenance(),
-        "config": settings,
+        "config": {**dataclasses.asdict(config), "out": str(config.out)},
         "parameters": parameters,
         "build_seconds": build_seconds,
         "losses": losses,
+        **memory,
+        "steps": list(map(dataclasses.asdict, steps)),
     }
-    save(config.out, {**content, **memory, "steps": [dataclasses.asdict(s) for s in steps]})
+    save(config.out, content)
     console.print(f"results in {config.out}", highlight=False)
     return fault(losses)
 
 
-def told(number: int, s: Step) -> str:
-    """A step in one line."""
+def train(config: Run, model: GPT, console: Console) -> tuple[Celo2, list[Step], list[float]]:
+    """Train on one batch; return the optimizer, the steps, and losses before and after each."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(config.vocabulary, (1, config.context + 1), generator=generator)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    steps: list[Step] = []
+    losses: list[float] = []
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(list(model.parameters())))
+        optimizer = Timed(
+            model,
+            lambda: progress.advance(task),
+            lr=config.lr,
+            compile=True,
+            state_dtype=torch.bfloat16,
+            newton_schulz_dtype=getattr(torch, config.newton_schulz),
+        )
+        for i in range(1, config.steps + 1):
+            progress.reset(task, description=f"step {i}, parameters updated")
+            steps.append(step(model, optimizer, tokens))
+            losses.append(steps[-1].loss)
+            console.print(described(i, steps[-1]), highlight=False)
+        with torch.no_grad():
+            losses.append(model.loss(tokens).item())
+    console.print(f"loss {losses[-1]:.4f} after the last step", highlight=False)
+    return optimizer, steps, losses
+
+
+def _total_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(x.nbytes for x in tensors)
+
+
+def described(number: int, s: Step) -> str:
+    """Return a step in one line."""
     total = s.forward + s.backward + s.optimizer + s.compile
-    return f"step {number}: loss {s.loss:.4f}, {total:.1f} s, at most {s.peak_resident / GIB:.2f} GiB resident so far"
+    peak = s.peak_resident / GIB
+    return f"step {number}: loss {s.loss:.4f}, {total:.1f} s, peak memory {peak:.2f} GiB so far"
 
 
 def fault(losses: list[float]) -> str | None:
-    """What is wrong with the losses, in a sentence."""
+    """Return what is wrong with the losses, in a sentence."""
     if not all(map(math.isfinite, losses)):
         return f"the loss is not finite: {losses}; lower --lr"
-    if any(after >= before for before, after in itertools.pairwise(losses)):
-        return f"the loss on a fixed batch did not fall at every step: {losses}; lower --lr"
+    for before, after in itertools.pairwise(losses):
+        if after >= before:
+            return f"the loss on a fixed batch did not fall at every step: {losses}; lower --lr"
     return None
 
 
 def time_table(build_seconds: float, steps: list[Step]) -> Table:
-    """Seconds by part and step."""
+    """Return seconds by part and step."""
     table = Table("seconds", *(f"step {i + 1}" for i in range(len(steps))), "all")
     for name in ("forward", "backward", "optimizer", "compile"):
         values = [getattr(s, name) for s in steps]
-        table.add_row(name, *(f"{x:.1f}" for x in (*values, sum(values))))
+        table.add_row(name, *map("{:.1f}".format, values), f"{sum(values):.1f}")
     table.add_row("build", *[""] * len(steps), f"{build_seconds:.1f}")
     return table
 
 
 def memory_table(memory: dict[str, int]) -> Table:
-    """In GiB."""
+    """Return memory in GiB."""
     table = Table("memory", "GiB")
     for name, value in memory.items():
         table.add_row(name.removesuffix("_bytes").replace("_", " "), f"{value / GIB:.2f}")

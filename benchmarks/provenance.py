@@ -20,7 +20,7 @@ from celo2.theta import load_theta
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, machine, and a digest of the sources that were measured, those of the script included."""
+    """Return versions, machine, and a digest of the sources measured, the script's included."""
     package = Path(celo2.__file__).parent
     sources = hashlib.sha256()
     for path in sorted([*package.glob("*.py"), *package.glob("torch/*.py"), Path(sys.argv[0])]):

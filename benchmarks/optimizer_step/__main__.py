@@ -1,17 +1,21 @@
-"""Time of an optimizer step, bytes of its state and of its temporaries: Celo2, Muon, AdamW on the weights of known models.
+"""Measure an optimizer step of Celo2, Muon and AdamW on the weights of known models.
 
-Run: python -m benchmarks.optimizer_step. Only parameters and random gradients are made, no forward pass; all optimizers of a
-setting (model and dtype of its parameters) move the same parameters in one process, taking turns, and medians and their
-ratios are reported. What is measured takes the place of earlier results of its setting; other settings stay in the file.
-`--table` prints the tables of docs/costs.md from the saved results and runs nothing.
+Run: python -m benchmarks.optimizer_step. It reports the time of a step, the bytes of state and of
+temporaries. Only parameters and random gradients are made, no forward pass; all optimizers of a
+setting (model and dtype of its parameters) update the same parameters in one process, taking turns,
+and medians and their ratios are reported. A measurement replaces earlier results of its setting;
+other settings stay in the file. `--table` prints the tables of docs/costs.md from the saved results
+and runs nothing.
 
-Every optimizer has the routing of Celo2: hidden matrices and convolutions by the rule that is measured, the rest by AdamW.
-torch.optim.Muon takes matrices only, so it gets a convolution as the one matrix (out, in * taps), a view of the same weights,
-where Celo2 has a matrix for every tap. In bfloat16 the state of torch's optimizers is bfloat16 too, while Celo2 keeps its own
-in float32, or as `state_dtype` says.
+Every optimizer has the routing of Celo2: hidden matrices and convolutions by the rule that is
+measured, the rest by AdamW. torch.optim.Muon takes matrices only, so it gets a convolution kernel
+as the one matrix (out, in * taps), a view of the same weights; Celo2 reads it as one as well. In
+bfloat16 the state of torch's optimizers is bfloat16 too, while Celo2 keeps its own in float32, or
+as `state_dtype` says.
 
-A first step is told apart: it makes the state and compiles. Caches are emptied before each setting, but within one the kernels
-that an optimizer compiled serve those after it, as those of celo2 do celo2-no-ns. With all optimizers, GPT-2 needs 16 GB.
+A first step is reported apart: it makes the state and compiles. Caches are emptied before each
+setting, but within one the kernels that an optimizer compiled serve those after it, as those of
+celo2 do celo2-no-ns. With all optimizers, GPT-2 needs 16 GB.
 """
 
 from __future__ import annotations
@@ -20,9 +24,8 @@ import itertools
 import os
 import sys
 
-os.environ["KINETO_LOG_LEVEL"] = (
-    "99"  # before torch is loaded, or the profiler tells when it starts and stops
-)
+# Set before torch is loaded, or the profiler reports when it starts and stops.
+os.environ["KINETO_LOG_LEVEL"] = "99"
 import torch
 import tyro
 from rich.console import Console
@@ -36,17 +39,13 @@ from benchmarks.provenance import provenance
 
 def run(config: Benchmark, console: Console) -> None:
     """Measure, print, save."""
-    load(config.out)  # or it would be found damaged when there is something to add
+    # Read first: a damaged file should not be found when there is something to add to it.
+    load(config.out)
     torch.set_num_threads(config.threads)
     optimizers.check_naive()
     origin = {**provenance(), "layers": config.layers, "repeats": config.repeats}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         for model, dtype in itertools.product(config.models, config.dtypes):
             with nothing_compiled():
                 setting = Setting(model, dtype, origin, measure(model, dtype, config, progress))
@@ -63,9 +62,9 @@ def main() -> None:
     if config.table:
         print(markdown(load(config.out)))
     elif BASELINE not in config.optimizers:
-        sys.exit(f"--optimizers has no {BASELINE}, to which ratios are drawn; add it")
+        sys.exit(f"--optimizers has no {BASELINE}, the baseline of the ratios; add it")
     elif config.profile and "celo2" not in config.optimizers:
-        sys.exit("--profile is of celo2, which --optimizers has not; add it")
+        sys.exit("--profile is of celo2, and --optimizers has no celo2; add it")
     else:
         run(config, Console())
 

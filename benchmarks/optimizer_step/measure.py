@@ -1,4 +1,4 @@
-"""Steps taken in turns, timed and weighed."""
+"""Take steps of several optimizers in turns; measure their time and memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WARM_UP = 2
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Time optimizer steps on the weights of known models, all optimizers taking turns in one run."""
+    """Time optimizer steps on the weights of known models, all optimizers taking turns."""
 
     models: tuple[ModelName, ...] = get_args(ModelName)
     """Whose weights."""
@@ -69,7 +69,7 @@ class Measurement:
 
     optimizer: str
     parameters: int
-    """Entries of the model."""
+    """Number of elements of the model."""
     first_step_seconds: float
     """With compiling, where nothing before did that already."""
     seconds: list[float]
@@ -84,8 +84,8 @@ class Measurement:
         return statistics.median(self.seconds)
 
     @property
-    def bytes_an_entry(self) -> float:
-        """State over all entries of the model, those that AdamW moves included."""
+    def bytes_per_entry(self) -> float:
+        """State over all entries of the model, those that AdamW updates included."""
         return self.state_bytes / self.parameters
 
 
@@ -100,45 +100,42 @@ class Setting:
     measurements: list[Measurement]
 
     def of(self, optimizer: str) -> Measurement | None:
-        """That of an optimizer, if it took part."""
-        return next((m for m in self.measurements if m.optimizer == optimizer), None)
+        """Return the measurement of an optimizer, if it took part."""
+        for measurement in self.measurements:
+            if measurement.optimizer == optimizer:
+                return measurement
+        return None
 
 
 def measure(
     model_name: str, dtype_name: str, config: Benchmark, progress: Progress
 ) -> list[Measurement]:
-    """All optimizers on one model in one dtype; they share its parameters and gradients."""
+    """Measure all optimizers on one model in one dtype; they share parameters and gradients."""
     model = build(model_name, config.layers or 12, getattr(torch, dtype_name))
-    contenders = {name: OPTIMIZERS[name](model) for name in config.optimizers}
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    candidates = {name: OPTIMIZERS[name](model) for name in config.optimizers}
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
     turns = WARM_UP + config.repeats
-    task = progress.add_task("", total=turns * len(contenders))
-    for _, (name, optimizers) in itertools.product(range(turns), contenders.items()):
+    task = progress.add_task("", total=turns * len(candidates))
+    for _, (name, optimizers) in itertools.product(range(turns), candidates.items()):
         progress.update(task, description=f"{model_name} {dtype_name}: {name}")
         taken[name].append(seconds(optimizers))
         progress.advance(task)
     progress.update(task, description=f"{model_name} {dtype_name}")
     if config.profile:
-        parts = ", ".join(
-            f"{name} {share:.0%}" for name, share in shares(contenders["celo2"]).items()
-        )
+        found = shares(candidates["celo2"])
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in found.items())
         progress.console.print(f"celo2 on {model_name}, {dtype_name}: {parts}", highlight=False)
     parameters = sum(p.numel() for p in model.parameters())
-    return [
-        Measurement(
-            name,
-            parameters,
-            taken[name][0],
-            taken[name][WARM_UP:],
-            state_bytes(optimizers),
-            temporary_bytes(optimizers),
-        )
-        for name, optimizers in contenders.items()
-    ]
+    measurements = []
+    for name, optimizers in candidates.items():
+        first, *_ = taken[name]
+        memory = state_bytes(optimizers), temporary_bytes(optimizers)
+        measurements.append(Measurement(name, parameters, first, taken[name][WARM_UP:], *memory))
+    return measurements
 
 
 def seconds(optimizers: Sequence[Optimizer]) -> float:
-    """Of one step of all parameters."""
+    """Return the seconds of one step of all parameters."""
     began = time.perf_counter()
     for optimizer in optimizers:
         optimizer.step()
@@ -146,13 +143,19 @@ def seconds(optimizers: Sequence[Optimizer]) -> float:
 
 
 def state_bytes(optimizers: Sequence[Optimizer]) -> int:
-    """Of the tensors that are kept from step to step."""
-    states = [state for optimizer in optimizers for state in optimizer.state.values()]
-    return sum(x.nbytes for state in states for x in state.values() if isinstance(x, Tensor))
+    """Return the bytes of the tensors that are kept from step to step."""
+    total = 0
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            total += sum(x.nbytes for x in state.values() if isinstance(x, Tensor))
+    return total
 
 
 def temporary_bytes(optimizers: Sequence[Optimizer]) -> int:
-    """The most that PyTorch's allocator held at a time during a step, beside what was there before."""
+    """Return the most that PyTorch's allocator held at a time during a step.
+
+    What was there before the step is not counted.
+    """
     with torch.profiler.profile(profile_memory=True) as profile:
         seconds(optimizers)
     assert profile.profiler is not None
@@ -164,7 +167,7 @@ def temporary_bytes(optimizers: Sequence[Optimizer]) -> int:
 
 @contextlib.contextmanager
 def nothing_compiled() -> Iterator[None]:
-    """A first step in here compiles all it needs, whatever was run before and is on disk."""
+    """Let a first step compile all it needs, whatever was run before and is on disk."""
     torch._dynamo.reset()
     with fresh_inductor_cache():
         yield
@@ -172,18 +175,25 @@ def nothing_compiled() -> Iterator[None]:
 
 
 def shares(optimizers: Sequence[Optimizer]) -> dict[str, float]:
-    """Where the time of a compiled Celo2 step goes, as fractions of it; many small tensors take longer for being watched."""
+    """Return where the time of a compiled Celo2 step goes, as fractions of it.
+
+    Profiling itself slows down steps of many small tensors.
+    """
     with torch.profiler.profile() as profile:
         seconds(optimizers)
     found: dict[str, float] = {}
     for event in profile.key_averages():
         name = part(event.key)
         found[name] = found.get(name, 0.0) + event.self_cpu_time_total
-    return {name: time / sum(found.values()) for name, time in found.items()}
+    total = sum(found.values())
+    return {name: time / total for name, time in found.items()}
 
 
 def part(event: str) -> str:
-    """Which part of a compiled step an event of the profiler belongs to; only Newton-Schulz has products worth the name."""
+    """Return which part of a compiled step an event of the profiler belongs to.
+
+    Products of other parts than Newton-Schulz are too small to be told apart.
+    """
     if event in ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"):
         return "Newton-Schulz products"
     if "CompiledFxGraph" in event:

@@ -1,4 +1,4 @@
-"""Weights of known models: containers with the modules, names and shapes of the originals, all that routing reads."""
+"""Weights of known models: modules, names and shapes of the originals, all that routing reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def gpt2(width: int, vocabulary: int, layers: int) -> nn.Module:
-    """As in Transformers, but with nn.Linear in the place of its Conv1D."""
+    """Return GPT-2 as in Transformers, but with nn.Linear in the place of its Conv1D."""
 
     def block() -> nn.Module:
         attention = {"c_attn": nn.Linear(width, 3 * width), "c_proj": nn.Linear(width, width)}
@@ -39,7 +39,7 @@ def gpt2(width: int, vocabulary: int, layers: int) -> nn.Module:
 
 
 def resnet50() -> nn.Module:
-    """As in torchvision."""
+    """Return ResNet-50 as in torchvision."""
 
     def bottleneck(into: int, width: int) -> nn.Module:
         shapes = [(into, width, 1), (width, width, 3), (width, 4 * width, 1)]
@@ -63,7 +63,7 @@ def resnet50() -> nn.Module:
 
 
 def vit_b(layers: int) -> nn.Module:
-    """ViT-B/16 at 224 pixels, as in timm."""
+    """Return ViT-B/16 at 224 pixels, as in timm."""
     width = 768
 
     def block() -> nn.Module:
@@ -94,7 +94,7 @@ def vit_b(layers: int) -> nn.Module:
 
 
 def build(name: str, layers: int, dtype: torch.dtype) -> nn.Module:
-    """A model with gradients."""
+    """Return a model with gradients."""
     return draw_gradients(MODELS[name](layers).to(dtype))
 
 

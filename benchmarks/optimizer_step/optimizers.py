@@ -1,4 +1,4 @@
-"""The contenders: from a model to the optimizers that together move all of it."""
+"""The candidates: from a model to the optimizers that together update all of it."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ from celo2.torch import Celo2
 from celo2.torch.module_routing import route_module
 from celo2.torch.tensor_routing import default_axes
 
-RATE = 1e-4
+LEARNING_RATE = 1e-4
 
 
 def adamw(model: nn.Module) -> list[Optimizer]:
-    """Of PyTorch, on everything."""
+    """Return PyTorch's AdamW on everything."""
     return [_adamw(model.parameters())]
 
 
 def muon(kind: type[Muon], model: nn.Module) -> list[Optimizer]:
-    """Of PyTorch, on what Celo2's routing gives its rule."""
+    """Return PyTorch's Muon on what Celo2's routing gives its rule."""
     hidden, rest = divided(model)
-    return [kind([as_matrix(p) for p, _ in hidden], RATE, weight_decay=0.0), _adamw(rest)]
+    matrices = [as_matrix(p) for p, _ in hidden]
+    return [kind(matrices, LEARNING_RATE, weight_decay=0.0), _adamw(rest)]
 
 
 def celo2_(model: nn.Module, orthogonalize: bool = True, **options: Any) -> list[Optimizer]:
-    """This package; without Newton-Schulz the routing stays, which the keyword of the constructor would change."""
-    optimizer = Celo2(model, RATE, **options)
+    """Return Celo2; without Newton-Schulz it keeps the routing, unlike by its own keyword."""
+    optimizer = Celo2(model, LEARNING_RATE, **options)
     for group in optimizer.param_groups:
         group["orthogonalize"] = group["orthogonalize"] and orthogonalize
     return [optimizer]
 
 
 def naive(model: nn.Module, orthogonalize: bool = True) -> list[Optimizer]:
-    """Celo2 as one would write it down."""
+    """Return Celo2 as one would write it down."""
     hidden, rest = divided(model)
     return [Naive(hidden, orthogonalize), _adamw(rest)]
 
@@ -66,20 +67,22 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], list[Optimizer]]] = {
 
 
 def _adamw(params: Iterable[Tensor]) -> AdamW:
-    return AdamW(params, RATE, weight_decay=0.0, fused=True)
+    return AdamW(params, LEARNING_RATE, weight_decay=0.0, fused=True)
 
 
 def divided(model: nn.Module) -> tuple[list[tuple[Tensor, MatrixAxes]], list[Tensor]]:
-    """What Celo2 gives its rule, each with its axes, and the rest."""
-    routed = route_module(model, ends_model=True)
-    hidden = [
-        (p, route.axes or default_axes(p.shape)) for _, p, route in routed if route.rule == CELO2
-    ]
-    return hidden, [p for _, p, route in routed if route.rule != CELO2]
+    """Return what Celo2 gives its rule, each with its axes, and the rest."""
+    hidden, rest = [], []
+    for _, p, route in route_module(model, ends_model=True):
+        if route.rule == CELO2:
+            hidden.append((p, route.axes or default_axes(p.shape)))
+        else:
+            rest.append(p)
+    return hidden, rest
 
 
 def as_matrix(p: Tensor) -> Tensor:
-    """A convolution kernel as a parameter (out, in * taps) of the same storage."""
+    """Return a convolution kernel as a parameter (out, in * taps) of the same storage."""
     if p.ndim == 2:
         return p
     assert p.grad is not None
@@ -89,39 +92,36 @@ def as_matrix(p: Tensor) -> Tensor:
 
 
 class Naive(Optimizer):
-    """The rule as a direct port has it: all 30 channels spread over every matrix, channels last, and normalized one by one.
+    """The rule as a direct port has it: all 30 channels at full size, normalized one by one.
 
-    Newton-Schulz is the formula as it stands, in float32; the taps of a convolution are a batch.
+    Channels are last, and Newton-Schulz is the formula as it stands, in float32.
     """
 
-    def __init__(
-        self, hidden: Sequence[tuple[Tensor, MatrixAxes]], orthogonalize: bool, rate: float = RATE
-    ) -> None:
+    def __init__(self, hidden: Sequence[tuple[Tensor, MatrixAxes]], orthogonalize: bool) -> None:
         theta = load_theta("celo2")
         self.spec, self.theta = theta.spec, rule.Weights(*map(torch.from_numpy, theta.weights))
         self.orthogonalize = orthogonalize
-        groups = [{"params": [p], "pieces": matrix_views(p.shape, axes)} for p, axes in hidden]
-        super().__init__(groups, {"lr": rate})
+        groups = [{"params": [p], "views": matrix_views(p.shape, axes)} for p, axes in hidden]
+        super().__init__(groups, {"lr": LEARNING_RATE})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step."""
+        """Take one step."""
         for group in self.param_groups:
-            (p,), (piece,) = group["params"], group["pieces"]
-            self._step_parameter(p, piece, group["lr"])
+            (p,), (view,) = group["params"], group["views"]
+            self._step_parameter(p, view, group["lr"])
 
-    def _step_parameter(self, p: Tensor, piece: MatrixView, lr: float) -> None:
+    def _step_parameter(self, p: Tensor, view: MatrixView, lr: float) -> None:
         assert p.grad is not None
         spec, state = self.spec, self.state[p]
-        view = piece.view(torch, p)
-        # Gradient and parameter are laid out as the state is once, which is faster than to read them across each time.
-        g, w = (piece.view(torch, x).float().contiguous() for x in (p.grad, p))
+        matrix = view.view(torch, p)
+        # Gradient and parameter are copied once to the layout of the state, which is faster than to
+        # read them across rows each time.
+        w, g = matrix.float().contiguous(), view.view(torch, p.grad).float().contiguous()
         if not state:
             state["m"], state["v"] = g.new_zeros(*g.shape, 3), torch.zeros_like(g)
-            state["r"], state["c"] = (
-                g.new_zeros(*g.shape[:-1], 3),
-                g.new_zeros(*g.shape[:-2], g.shape[-1], 3),
-            )
+            state["r"] = g.new_zeros(*g.shape[:-1], 3)
+            state["c"] = g.new_zeros(*g.shape[:-2], g.shape[-1], 3)
         g = g.clamp(-spec.gradient_clip, spec.gradient_clip)
         state["m"].lerp_(g[..., None], 1 - torch.tensor(spec.momentum_decays))
         state["v"].lerp_(g * g, 1 - spec.second_moment_decay)
@@ -136,15 +136,14 @@ class Naive(Optimizer):
         d = (torch.relu(h @ self.theta.w1 + self.theta.b1) @ self.theta.w2 + self.theta.b2)[..., 0]
         if self.orthogonalize:
             d = rule.orthogonalize(torch, spec, d)
-        view.sub_(
-            lr * d * torch.rsqrt(spec.normalize_epsilon + d.square().mean((-2, -1), keepdim=True))
-        )
+        mean_square = d.square().mean((-2, -1), keepdim=True)
+        matrix.sub_(lr * d * torch.rsqrt(spec.normalize_epsilon + mean_square))
 
 
 def naive_features(g: Tensor, p: Tensor, m: Tensor, v: Tensor, r: Tensor, c: Tensor) -> Tensor:
-    """The channels, (..., a, b, 30)."""
+    """Return the channels, (..., a, b, 30)."""
     g = g[..., None]
-    rows, columns = (x.expand_as(m) for x in (r[..., :, None, :], c[..., None, :, :]))
+    rows, columns = r[..., :, None, :].expand_as(m), c[..., None, :, :].expand_as(m)
     s = torch.rsqrt(v + 1e-8)[..., None]
     by_row = torch.rsqrt((r / (r.mean(-2, keepdim=True) + 1e-9)).clamp(min=1e-9))[..., :, None, :]
     f = by_row * torch.rsqrt(c.clamp(min=1e-9))[..., None, :, :]
@@ -156,17 +155,15 @@ def naive_features(g: Tensor, p: Tensor, m: Tensor, v: Tensor, r: Tensor, c: Ten
 
 
 def check_naive() -> None:
-    """The naive form takes the steps of Celo2, or there would be nothing to compare."""
+    """Raise AssertionError unless the naive form takes the steps of Celo2."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(5, 7, 3), nn.Linear(24, 16), nn.Linear(16, 40), nn.Linear(40, 3)
     )
-    twin = draw_gradients(copy.deepcopy(model))
-    before = copy.deepcopy(model)
-    both = naive(draw_gradients(model)), celo2_(twin, compile=False)
+    other, before = copy.deepcopy(model), copy.deepcopy(model)
+    both = naive(draw_gradients(model)), celo2_(draw_gradients(other), compile=False)
     for optimizer in both[0] * 3 + both[1] * 3:
         optimizer.step()
-    for (p, _), (q, _), (old, _) in zip(
-        divided(model)[0], divided(twin)[0], divided(before)[0], strict=True
-    ):
-        torch.testing.assert_close(p - old, q - old, rtol=0, atol=0.01 * RATE)
+    hidden = divided(model)[0], divided(other)[0], divided(before)[0]
+    for (p, _), (q, _), (old, _) in zip(*hidden, strict=True):
+        torch.testing.assert_close(p - old, q - old, rtol=0, atol=0.01 * LEARNING_RATE)

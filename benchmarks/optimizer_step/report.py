@@ -9,12 +9,14 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks.optimizer_step.measure import Measurement, Setting
+from benchmarks.optimizer_step.models import MODELS
 from benchmarks.provenance import save
 from celo2.files import write
 
@@ -33,13 +35,13 @@ LABELS: dict[str, str] = {
     "celo2-no-ns": "Celo2, compiled, without Newton-Schulz",
     "naive-no-ns": "The naive form without Newton-Schulz",
 }
-"""For docs/costs.md; the two without Newton-Schulz are measured for their ratio and stay out of its table."""
+"""For docs/costs.md; the two without Newton-Schulz, measured for their ratio, are not in it."""
 BASELINE = "muon"
-"""What the bars of the picture are ratios to."""
+"""What the bars of the picture are compared with."""
 MAIN = ("gpt2-small", "float32")
 """The setting that docs/costs.md shows in full."""
-REFERENCES = ("muon", "muon-float32", "adamw")
-"""What all times are set against."""
+COMPARED_WITH = ("muon", "muon-float32", "adamw")
+"""What all times are divided by."""
 PAIRS = (
     ("celo2", "muon-float32"),
     ("celo2", "muon"),
@@ -48,65 +50,64 @@ PAIRS = (
     ("naive", "celo2"),
     ("naive-no-ns", "celo2-no-ns"),
 )
-"""Optimizers that are compared turn by turn as well, which cancels what slows the machine down for a while."""
+"""Optimizers that are compared turn by turn as well, which cancels passing slowness of the
+machine."""
 
 AT_LEAST = {("naive-no-ns", "celo2-no-ns"): 10.0}
 """Ratios that a run should reach: the fused step without Newton-Schulz, whose time both share."""
 
 
 def load(path: Path) -> list[Setting]:
-    """What runs saved; nothing where there were none. Exits with a message if the file is something else."""
+    """Return what runs saved, nothing where there were none.
+
+    Exit with a message if the file is something else.
+    """
     if not path.exists():
         return []
     content = json.loads(path.read_text())
     if "settings" not in content:
         sys.exit(f"{path} holds no settings of this benchmark; give another --out")
-    settings = content["settings"]
-    return [
-        Setting(**{**s, "measurements": [Measurement(**m) for m in s["measurements"]]})
-        for s in settings
-    ]
+    settings = []
+    for saved in content["settings"]:
+        measurements = [Measurement(**m) for m in saved["measurements"]]
+        settings.append(Setting(**{**saved, "measurements": measurements}))
+    return settings
 
 
 def keep(setting: Setting, path: Path) -> None:
     """Save a setting in the place of what was measured of it before."""
-    others = [s for s in load(path) if (s.model, s.dtype) != (setting.model, setting.dtype)]
-    save(path, {"settings": [dataclasses.asdict(s) for s in [*others, setting]]})
+    settings = {(each.model, each.dtype): each for each in load(path)}
+    # What was measured again comes last.
+    settings.pop((setting.model, setting.dtype), None)
+    save(path, {"settings": list(map(dataclasses.asdict, [*settings.values(), setting]))})
 
 
 def ratio(m: Measurement, to: Measurement | None) -> str:
-    """Of medians, where there is the other one."""
+    """Return the ratio of medians, where there is the other one."""
     return f"{m.median / to.median:.2f}" if to else "-"
 
 
 def table(setting: Setting) -> Table:
-    """Everything but the single turns."""
-    columns = (
-        "first step, s",
-        "step, ms",
-        *(f"over {to}" for to in REFERENCES),
-        "state, bytes an entry",
-        "temporaries, MB",
-    )
-    out = Table(
-        "optimizer",
-        *columns,
-        box=SIMPLE,
-        title=f"{setting.model}, {setting.dtype}: medians, ratios of medians",
-    )
+    """Return everything but the single turns."""
+    title = f"{setting.model}, {setting.dtype}: medians, ratios of medians"
+    out = Table("optimizer", "first step, s", "step, ms", box=SIMPLE, title=title)
+    for to in COMPARED_WITH:
+        out.add_column(f"over {to}")
+    out.add_column("state, bytes per entry")
+    out.add_column("temporaries, MB")
     for m in setting.measurements:
-        ratios = [ratio(m, setting.of(to)) for to in REFERENCES]
-        memory = f"{m.bytes_an_entry:.1f}", f"{m.temporary_bytes / 1e6:.0f}"
-        out.add_row(
-            m.optimizer, f"{m.first_step_seconds:.1f}", f"{1e3 * m.median:.1f}", *ratios, *memory
-        )
+        ratios = [ratio(m, setting.of(to)) for to in COMPARED_WITH]
+        times = f"{m.first_step_seconds:.1f}", f"{1e3 * m.median:.1f}"
+        memory = f"{m.bytes_per_entry:.1f}", f"{m.temporary_bytes / 1e6:.0f}"
+        out.add_row(m.optimizer, *times, *ratios, *memory)
     return out
 
 
 def paired(setting: Setting) -> Table:
     """Return, per pair, the median of the ratios of each turn beside the ratio of medians."""
     out = Table("pair", "ratio of medians", "median of ratios", "at least", box=SIMPLE)
-    for a, b in ((setting.of(a), setting.of(b)) for a, b in PAIRS):
+    for name, other in PAIRS:
+        a, b = setting.of(name), setting.of(other)
         if a and b:
             ratios = [x / y for x, y in zip(a.seconds, b.seconds, strict=True)]
             median, bound = statistics.median(ratios), AT_LEAST.get((a.optimizer, b.optimizer))
@@ -116,10 +117,12 @@ def paired(setting: Setting) -> Table:
 
 
 def draw(settings: Sequence[Setting], path: Path) -> None:
-    """A bar for each optimizer from Muon's time to its own, on a logarithmic scale: right of the line it is slower."""
-    models, dtypes = (
-        list(dict.fromkeys(getattr(s, key) for s in settings)) for key in ("model", "dtype")
-    )
+    """Draw a bar for each optimizer from Muon's time to its own, on a logarithmic scale.
+
+    Right of the line it is slower.
+    """
+    models = sorted({setting.model for setting in settings}, key=list(MODELS).index)
+    dtypes = sorted({setting.dtype for setting in settings}, reverse=True)
     size = (1.2 + 4.2 * len(dtypes), 0.6 + 3.2 * len(models))
     figure, axes = plt.subplots(
         len(models), len(dtypes), figsize=size, layout="constrained", squeeze=False, sharex=True
@@ -128,26 +131,7 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
         plot.set_visible(False)
     extremes = []
     for setting in settings:
-        plot, baseline = (
-            axes[models.index(setting.model), dtypes.index(setting.dtype)],
-            setting.of(BASELINE),
-        )
-        assert baseline is not None  # without it nothing is run
-        names = [m.optimizer for m in setting.measurements]
-        ratios = [m.median / baseline.median for m in setting.measurements]
-        extremes += ratios
-        colors = ["C0" if name.startswith("celo2") else "C7" for name in names]
-        bars = plot.barh(names, [r - 1 for r in ratios], left=1, color=colors)
-        plot.bar_label(bars, [f"{r:.2f}" for r in ratios], padding=3, fontsize=8)
-        plot.axvline(1, color="black", lw=0.8)
-        plot.set(
-            xscale="log",
-            title=f"{setting.model}, {setting.dtype}",
-            xlabel=f"step time over {BASELINE}'s",
-            visible=True,
-        )
-        plot.spines[["top", "right"]].set_visible(False)
-        plot.invert_yaxis()
+        extremes += _draw(setting, axes[models.index(setting.model), dtypes.index(setting.dtype)])
     axes[0, 0].set_xlim(min(extremes) / 2.5, max(extremes) * 2.5)
     axes[0, 0].xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     content = io.BytesIO()
@@ -156,31 +140,55 @@ def draw(settings: Sequence[Setting], path: Path) -> None:
     write(path, content.getvalue())
 
 
+def _draw(setting: Setting, plot: Any) -> list[float]:
+    """Draw the bars of one setting and return their ratios."""
+    baseline = setting.of(BASELINE)
+    # Without it nothing is run.
+    assert baseline is not None
+    names, ratios, colors = [], [], []
+    for m in setting.measurements:
+        names.append(m.optimizer)
+        ratios.append(m.median / baseline.median)
+        colors.append("C0" if m.optimizer.startswith("celo2") else "C7")
+    bars = plot.barh(names, [r - 1 for r in ratios], left=1, color=colors)
+    plot.bar_label(bars, [f"{r:.2f}" for r in ratios], padding=3, fontsize=8)
+    plot.axvline(1, color="black", lw=0.8)
+    title, xlabel = f"{setting.model}, {setting.dtype}", f"step time over {BASELINE}'s"
+    plot.set(xscale="log", title=title, xlabel=xlabel, visible=True)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.invert_yaxis()
+    return ratios
+
+
 def markdown(settings: Sequence[Setting]) -> str:
-    """The tables of docs/costs.md: all of GPT-2 small in float32, then the ratios of Celo2's time of each setting."""
-    main = next((s for s in settings if (s.model, s.dtype) == MAIN), None)
-    if main is None:
-        sys.exit(f"{', '.join(MAIN)} was not measured; run it first, without --table")
+    """Return the tables of docs/costs.md.
+
+    They are all of GPT-2 small in float32, then the ratios of Celo2's time in each setting.
+    """
     lines = [
-        "| | bytes of state an entry | step of GPT-2 small | over Muon in float32 | over AdamW |",
+        "| | bytes of state per entry | step of GPT-2 small | over Muon in float32 | over AdamW |",
         "|---|---|---|---|---|",
     ]
+    main = {(s.model, s.dtype): s for s in settings}.get(MAIN)
+    if main is None:
+        sys.exit(f"{', '.join(MAIN)} was not measured; run it first, without --table")
     for m in main.measurements:
         if not m.optimizer.endswith("no-ns"):
-            ratios = " | ".join(ratio(m, main.of(to)) for to in ("muon-float32", "adamw"))
-            label = LABELS[m.optimizer]
-            lines.append(
-                f"| {label} | {m.bytes_an_entry:.1f} | {1e3 * m.median:,.0f} ms | {ratios} |"
-            )
-    columns = [(a, b) for a, b in PAIRS if a.startswith("celo2") and not a.endswith("no-ns")]
-    lines += [
-        "",
-        f"| | {' | '.join(f'{a} / {b}' for a, b in columns)} |",
-        "|---" * (1 + len(columns)) + "|",
-    ]
+            milliseconds, memory = f"{1e3 * m.median:,.0f} ms", f"{m.bytes_per_entry:.1f}"
+            ratios = ratio(m, main.of("muon-float32")), ratio(m, main.of("adamw"))
+            lines.append(_row(LABELS[m.optimizer], memory, milliseconds, *ratios))
+    pairs = [pair for pair in PAIRS if pair[0] in ("celo2", "celo2-bf16")]
+    header = " | ".join(map(" / ".join, pairs))
+    lines += ["", f"| | {header} |", "|---" * (1 + len(pairs)) + "|"]
     for s in settings:
-        pairs = [(s.of(a), s.of(b)) for a, b in columns]
-        cells = [ratio(a, b) if a and b else "" for a, b in pairs]
+        cells = []
+        for name, other in pairs:
+            m = s.of(name)
+            cells.append(ratio(m, s.of(other)) if m and s.of(other) else "")
         cut = f", {s.origin['layers']} layers" if s.origin["layers"] else ""
-        lines.append(f"| {s.model}{cut}, {s.dtype} | {' | '.join(cells)} |")
+        lines.append(_row(f"{s.model}{cut}, {s.dtype}", *cells))
     return "\n".join(lines)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -66,14 +66,15 @@ def pack(
     xp: Any, views: Sequence[MatrixView], accumulators: Sequence[Accumulators]
 ) -> ParameterState:
     """Return the state of a parameter from the accumulators of its views: undo `unpack`."""
+    momentum, second_moment, factored = zip(*accumulators, strict=True)
     rows, columns = [], []
-    for each in accumulators:
-        first, *rest = [f.reshape(f.shape[0], -1) for f in each.factored]
-        rows.append(first)
-        columns.append(rest[0] if rest else first[:, :0])
+    for first, *rest in factored:
+        k = first.shape[0]
+        rows.append(first.reshape(k, -1))
+        columns.append(rest[0].reshape(k, -1) if rest else first.reshape(k, -1)[:, :0])
     return ParameterState(
-        join(xp, views, [each.momentum for each in accumulators]),
-        join(xp, views, [each.second_moment for each in accumulators]),
+        join(xp, views, momentum),
+        join(xp, views, second_moment),
         xp.concatenate(rows, axis=1),
         xp.concatenate(columns, axis=1),
     )

@@ -109,9 +109,9 @@ class MatrixView:
         if self.count > 1:
             assert self.split is not None
             order.insert(rank + self.split, ())
-        sides = [_merged(order, self.short), _merged(order, self.long)]
-        used = {axis for side in sides for axis in side}
-        return [axes for axes in order if not used.intersection(axes)] + sides
+        short, long = _merged(order, self.short), _merged(order, self.long)
+        used = {*short, *long}
+        return [axes for axes in order if not used.intersection(axes)] + [short, long]
 
     def blocks(self) -> Iterator[tuple[MatrixView, int | None]]:
         """Yield each block as a view of its own with its index; None for one that is alone."""
@@ -121,15 +121,10 @@ class MatrixView:
         assert self.split is not None
         # The axis of blocks was inserted left of the split axis; without it, axes further left
         # are one closer to the end.
-        split = self.split
-        short = tuple(axis + (axis < split) for axis in self.short)
-        long = tuple(axis + (axis < split) for axis in self.long)
+        short, long = _moved(self.short, self.split, 1), _moved(self.long, self.split, 1)
+        alone = dataclasses.replace(self, short=short, long=long, count=1)
         for i in range(self.count):
-            start = self.start + i * self.size
-            yield (
-                dataclasses.replace(self, short=short, long=long, start=start, count=1),
-                i,
-            )
+            yield dataclasses.replace(alone, start=self.start + i * self.size), i
 
     def cut(self, span: tuple[int, int], origin: int) -> MatrixView:
         """Return a part of one block, counted from its start, in an array that starts at `origin`.
@@ -181,11 +176,8 @@ def matrix_views(shape: Sequence[int], axes: MatrixAxes) -> list[MatrixView]:
         view = _oriented(lengths, fan_in, fan_out)
         if count > 1:
             # The axis of blocks comes left of the split axis: axes further left move by one.
-            view = dataclasses.replace(
-                view,
-                short=tuple(axis - (axis < split) for axis in view.short),
-                long=tuple(axis - (axis < split) for axis in view.long),
-            )
+            short, long = _moved(view.short, split, -1), _moved(view.long, split, -1)
+            view = dataclasses.replace(view, short=short, long=long)
         views.append(dataclasses.replace(view, split=split, start=start, count=count, size=size))
         start += count * size
     return views
@@ -200,8 +192,17 @@ def _oriented(shape: Sequence[int], fan_in: Axes, fan_out: Axes) -> MatrixView:
     return MatrixView(fan_out, fan_in, outputs, inputs)
 
 
+def _moved(axes: Axes, split: int, by: int) -> Axes:
+    """Return axes, counted from the end, of which those left of `split` are moved."""
+    return tuple(axis + by if axis < split else axis for axis in axes)
+
+
 def _merged(order: Sequence[Axes], side: Axes) -> Axes:
-    return tuple(axis for position in side for axis in order[position])
+    """Return the axes of a parameter that one side of a view is merged from."""
+    axes: Axes = ()
+    for position in side:
+        axes += order[position]
+    return axes
 
 
 def _check_sizes(axes: MatrixAxes, length: int, shape: Sequence[int]) -> None:

@@ -64,7 +64,10 @@ class Feature:
 
 
 def _times_factors(x: Sequence[Array], factors: Sequence[Array]) -> list[Array]:
-    """Return x_i F_i."""
+    """Return x_i F_i.
+
+    F_i is never multiplied out: its two sides broadcast, a row and a column at a time.
+    """
     result = list(x)
     for each in factors:
         result = [y * f for y, f in zip(result, each, strict=True)]
@@ -76,11 +79,16 @@ def _clipped(xp: Any, spec: Spec, x: Inputs) -> list[Array]:
 
 
 def _root(xp: Any, spec: Spec, side: Array) -> list[Array]:
+    # The leading axis, one row per decay, becomes a list of channels.
     return [*(1 / xp.sqrt(side + spec.second_moment_epsilon))]
 
 
 MOMENTUM, FACTORED = "momentum_decays", "factored_decays"
 
+# Features of entries come first where they need one reading of the matrix; those with
+# `needs_factors` are computed in a second one, when the means along both sides are known. Rows and
+# columns are (..., a, 1) and (..., 1, b): they cost a + b numbers, not a * b, and broadcast only in
+# the sum of the first layer.
 FEATURES = (
     Feature("G", lambda xp, spec, x: [x.g], odd=True),
     Feature("clip(G)", _clipped, odd=True),
@@ -135,7 +143,10 @@ def channel_count(spec: Spec) -> int:
 
 def channel_names(spec: Spec) -> list[str]:
     """Return the name of each channel of a matrix, in the order of the first layer."""
-    return [name for feature in table(spec) for name in feature.channel_names(spec)]
+    names: list[str] = []
+    for feature in table(spec):
+        names.extend(feature.channel_names(spec))
+    return names
 
 
 def channel_signs(spec: Spec) -> list[float]:
@@ -160,6 +171,7 @@ def plain_channels(
     xp: Any, spec: Spec, m: Sequence[Array], v: Array, g: Array, p: Array
 ) -> list[Array]:
     """Return the channels of entries that need no factored moments; any tile will do."""
+    # 1/sqrt(V) is computed once, for all channels that it multiplies.
     x = Inputs(g, p, m, v, 1 / xp.sqrt(v + spec.second_moment_epsilon), ())
     channels: list[Array] = []
     for feature in _of_entries(spec, needs_factors=False):
@@ -183,6 +195,8 @@ def factored_channels(
 
 def in_order(spec: Spec, plain: Sequence[Any], factored: Sequence[Any]) -> list[Any]:
     """Return what belongs to plain and factored channels of entries in the order of the spec."""
+    # The two kinds were computed in different readings of the matrix, while the first layer has
+    # its rows in the order of the spec.
     plain_rest, factored_rest = list(plain), list(factored)
     result: list[Any] = []
     for feature in table(spec):
@@ -215,6 +229,7 @@ def preconditioners(xp: Any, spec: Spec, factored: Sequence[Array]) -> tuple[Arr
     floor = spec.factored_epsilon
     if len(factored) == 1:
         return (1 / xp.sqrt(factored[0] + floor),)
+    # Means of replicated moments: every rank computes the same, without a message.
     rows, columns = factored
     rows = rows / (xp.mean(rows, axis=-2, keepdims=True) + floor)
     return 1 / xp.sqrt(xp.clip(rows, floor, None)), 1 / xp.sqrt(xp.clip(columns, floor, None))
@@ -222,6 +237,7 @@ def preconditioners(xp: Any, spec: Spec, factored: Sequence[Array]) -> tuple[Arr
 
 def kind_rows(xp: Any, spec: Spec, w0: Array, kind: str, vector: bool) -> Array:
     """Return the rows of the first layer that read one kind of channel, in the spec's order."""
+    # Slices of the first layer, a few hundred numbers: the one copy is the concatenation.
     pieces, position = [], 0
     for feature in table(spec):
         end = position + feature.count(spec)

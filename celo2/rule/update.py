@@ -30,9 +30,8 @@ class Accumulators(NamedTuple):
 
     momentum: Array  # M_i: (momenta, ..., a, b)
     second_moment: Array  # V: (..., a, b)
-    factored: tuple[
-        Array, ...
-    ]  # matrix: R_i (k, ..., a, 1), C_i (k, ..., 1, b); vector: D_i (k, 1, n)
+    # Of a matrix R_i (k, ..., a, 1) and C_i (k, ..., 1, b); of a vector D_i (k, 1, n).
+    factored: tuple[Array, ...]
 
 
 def init(xp: Any, spec: Spec, p: Array, vector: bool = False) -> Accumulators:
@@ -41,9 +40,10 @@ def init(xp: Any, spec: Spec, p: Array, vector: bool = False) -> Accumulators:
     They are zeros of its dtype, on its device; `vector` marks the row of a one-axis parameter.
     """
     zero = xp.zeros_like(p)
+    momenta, k = len(spec.momentum_decays), len(spec.factored_decays)
     means = (zero,) if vector else (zero[..., :1], zero[..., :1, :])
-    factored = tuple(xp.stack([mean for _ in spec.factored_decays]) for mean in means)
-    return Accumulators(xp.stack([zero for _ in spec.momentum_decays]), zero, factored)
+    factored = tuple(xp.stack([mean] * k) for mean in means)
+    return Accumulators(xp.stack([zero] * momenta), zero, factored)
 
 
 def update(
@@ -73,7 +73,8 @@ def update(
     g = xp.clip(g, -spec.gradient_clip, spec.gradient_clip)
     new = accumulate(xp, spec, accumulators, g)
     channels = compute_features(xp, spec, new, g, p)
-    squares = Channels(*(mean_squares(xp, kind) for kind in channels))
+    rows, columns = mean_squares(xp, channels.rows), mean_squares(xp, channels.columns)
+    squares = Channels(mean_squares(xp, channels.entries), rows, columns)
     layer = fold(xp, spec, theta.w0, squares, vector=len(new.factored) == 1)
     d = direction(xp, theta, layer, channels)
     if orthogonalize is not None:
@@ -136,9 +137,8 @@ def compute_features(
 
 
 def _where(xp: Any, active: Array, new: Accumulators, old: Accumulators) -> Accumulators:
-    factored = [xp.where(active, f, g) for f, g in zip(new.factored, old.factored, strict=True)]
     return Accumulators(
         xp.where(active, new.momentum, old.momentum),
         xp.where(active, new.second_moment, old.second_moment),
-        tuple(factored),
+        tuple(xp.where(active, x, y) for x, y in zip(new.factored, old.factored, strict=True)),
     )
