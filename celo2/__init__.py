@@ -1,4 +1,7 @@
-"""Celo2: a learned optimizer for PyTorch (`celo2.torch`) and JAX (`celo2.jax`). This module needs NumPy alone."""
+"""Celo2: a learned optimizer for PyTorch (`celo2.torch`) and JAX (`celo2.jax`).
+
+This module needs NumPy alone.
+"""
 
 from celo2.errors import InputError
 from celo2.parameters.views import MatrixAxes

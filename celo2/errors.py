@@ -2,4 +2,7 @@
 
 
 class InputError(ValueError):
-    """Bad input. Its message is one sentence that names the value and the mend; the CLI prints it and exits with 2."""
+    """Bad input, reported in one sentence that names the value and the remedy.
+
+    The command line prints it and exits with 2.
+    """

@@ -123,7 +123,7 @@ class Theta:
         return cls(Weights(**arrays), spec, name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file: six arrays; spec, provenance, name, policy and hash in its header.
+        """Write a safetensors file of six arrays, and all else of theta in its header.
 
         The file is replaced at once, never half-written.
         """

@@ -1,4 +1,7 @@
-"""Meta-train on a problem of your own: a task family in one class. Run: python examples/own_task_family.py [outer steps]."""
+"""Meta-train on a problem of your own: a task family in one class.
+
+Run: python examples/own_task_family.py [outer steps].
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ class Sines:
 
 
 def main() -> None:
-    """Meta-train on sines alone; the theta can be given to `celo2.jax.celo2` and `celo2.torch.Celo2` by its path."""
+    """Meta-train on sines alone.
+
+    The theta can be given to `celo2.jax.celo2` and `celo2.torch.Celo2` by its path.
+    """
     config = MetaConfig(
         inner=InnerLoop(learning_rate=(2e-3, 2e-2), cosine=True, horizon=(100, 300)),
         estimator=Unrolled(trajectories=8, truncation_length=20),

@@ -1,4 +1,4 @@
-"""The table of shapes every parity test uses, in the rule's layout (..., in, out), the golden file, and drawn inputs."""
+"""Shapes of every parity test, in the rule's layout (..., in, out); golden file; drawn inputs."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ SHAPES = {
 
 
 def draw(shape, steps=20, seed=0, scale=1.0):
-    """(parameter, gradients (steps, *shape)): float32, gradients correlated in time as in training."""
+    """Return a parameter and gradients (steps, *shape), correlated in time as in training."""
     rng = np.random.default_rng(seed)
     drift = rng.standard_normal(shape)
     grads = scale * (0.5 * drift + rng.standard_normal((steps, *shape)))

@@ -1,4 +1,7 @@
-"""A strict test run: warnings are errors (pyproject.toml), JAX has eight virtual devices, hypothesis draws alike each time."""
+"""A strict test run: JAX has eight virtual devices, and hypothesis draws alike each time.
+
+Warnings are errors by pyproject.toml.
+"""
 
 import os
 

@@ -1,6 +1,7 @@
-"""The rule in its naive form, written from the paper's tables and nothing of `celo2`: float64, thirty channels, channels last.
+"""The rule in its naive form, written from the paper's tables and nothing of `celo2`.
 
-It reads a matrix as (in, out), chooses d0 and d1 and transposes as the reference does, and keeps everything spread out.
+It works in float64 on thirty channels, channels last. It reads a matrix as (in, out), chooses d0
+and d1 and transposes as the authors' implementation does, and keeps everything at full size.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ def _rho(x):
 
 
 class MatrixOracle:
-    """One matrix (in, out), or one vector or scalar, under one theta in the reference's nineteen arrays."""
+    """One matrix (in, out), vector or scalar, under one theta in the authors' nineteen arrays."""
 
     def __init__(self, theta, shape, orthogonalize):
         self.theta = {key: np.asarray(value, np.float64) for key, value in theta.items()}
@@ -106,7 +107,10 @@ class MatrixOracle:
 
 
 def oracle_steps(theta, grads, w, orthogonalize, lr=0.01, weight_decay=0.0):
-    """(steps, parameters after each) for gradients (t, ..., in, out) of one parameter; leading axes are a batch of matrices."""
+    """Return steps, and parameters after each, for gradients (t, ..., in, out) of one parameter.
+
+    Leading axes are a batch of matrices.
+    """
     shape = w.shape
     matrices = [()] if len(shape) < 2 else list(np.ndindex(shape[:-2]))
     oracles = {

@@ -1,8 +1,8 @@
 """Protects who installs a release: wheel and sdist hold what the commands need, on every Python.
 
-Each environment starts empty and gets the wheel with the extra `cli` from the package index. For the
-Python of this test run, a .pth file then lends the frameworks of the test environment, which are too
-large to install again.
+Each environment starts empty and gets the wheel with the extra `cli` from the package index. For
+the Python of this test run, a .pth file then lends the frameworks of the test environment, which
+are too large to install again.
 """
 
 import os
@@ -179,7 +179,8 @@ def test_with_the_frameworks_commands_say_which_folder_they_need(environments):
         assert code == 0, errors
         assert "024-default-preset" in shown
         step = (
-            "import celo2, torch, celo2.torch; m = torch.nn.Linear(3, 3); o = celo2.torch.Celo2(m, lr=1);"
+            "import celo2, torch, celo2.torch; m = torch.nn.Linear(3, 3);"
+            "o = celo2.torch.Celo2(m, lr=1);"
             "m(torch.ones(1, 3)).sum().backward(); o.step(); print(celo2.__file__)"
         )
         _, shown, errors = run(python, "-c", step, cwd=folder)

@@ -1,5 +1,7 @@
-"""Read the file formats of image sets: IDX (MNIST), CIFAR-10's binary batches, CIFAR-10 as rows of
-PNG files, and SVHN's MATLAB files. Anything else raises InputError.
+"""Read the file formats of image sets.
+
+They are IDX (MNIST), CIFAR-10's binary batches, CIFAR-10 as rows of PNG files, and SVHN's MATLAB
+files. Anything else raises InputError.
 """
 
 from __future__ import annotations

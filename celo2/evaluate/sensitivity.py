@@ -76,7 +76,7 @@ def run_sweeps(
 def recorded_sweeps(
     records: Records, problem: str, steps: int, baseline: Baseline, seeds: Sequence[int]
 ) -> dict[str, dict[float, float]]:
-    """Return the recorded setting -> value -> mean loss; sweeps of fewer than three are left out."""
+    """Return the recorded setting -> value -> mean loss, of sweeps of three values and more."""
     tuned = recorded_score(records, problem, steps, baseline)
     if tuned is None:
         return {}

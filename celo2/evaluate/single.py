@@ -74,7 +74,8 @@ def choose(records: Records, baseline: Baseline) -> Configuration:
     if not excesses[0]:
         raise InputError(
             f"the validation runs in {records.path} have no settings of {baseline.name} on all "
-            f"problems; run: celo2 validate --optimizers {baseline.name} --out {records.path.parent}"
+            "problems; "
+            f"run: celo2 validate --optimizers {baseline.name} --out {records.path.parent}"
         )
     # The other settings have to be the same at all lengths, the learning rate need not.
     candidates = []

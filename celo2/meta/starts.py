@@ -35,7 +35,7 @@ def handcrafted(seed: int, spec: Spec, mixture: Mapping[str, float], rest: float
 
 
 def shipped(seed: int, spec: Spec) -> Theta:
-    """The theta that ships as celo2, whatever the seed.
+    """Return the theta that ships as celo2, whatever the seed.
 
     Raises:
         InputError: it is for another spec.

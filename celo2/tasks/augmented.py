@@ -17,7 +17,7 @@ MARGIN = 4
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Augmented:
-    """Image sets whose training batches are shifted and mirrored at random; held-out ones are not."""
+    """Image sets of which training batches alone are shifted and mirrored at random."""
 
     sets: ImageSets
     channels: int = dataclasses.field(default=3, metadata={"static": True})

@@ -40,7 +40,8 @@ def refused(capsys, *arguments):
         ),
         (
             ("train", "--text", "/absent"),
-            "celo2 train: cannot read the text /absent (No such file or directory); give a readable",
+            "celo2 train: cannot read the text /absent (No such file or directory); "
+            "give a readable",
         ),
         (
             ("train", "--optimizers"),

@@ -1,4 +1,4 @@
-"""Protects the one configuration and its speed-up: chosen on validation alone, by hand-made runs."""
+"""Protects the one configuration and its speed-up: chosen on validation alone; handmade runs."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Protects the optax front end: the same numbers as the oracle, and whatever a user may do with an optax transformation."""
+"""Protects the optax front end: the oracle's numbers, and what users do with transforms."""
 
 import functools
 
@@ -112,10 +112,16 @@ def rosenbrock():
     )
 
 
-@pytest.mark.parametrize(("problem", "bound"), [(parabola((1, 6)), 1e-2), (parabola((5, 3)), 1e-2), (rosenbrock(), 1e-1)],
-                         ids=["parabola", "matrix parabola", "Rosenbrock"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("problem", "bound"),
+    [(parabola((1, 6)), 1e-2), (parabola((5, 3)), 1e-2), (rosenbrock(), 1e-1)],
+    ids=["parabola", "matrix parabola", "Rosenbrock"],
+)
 def test_converges(problem, bound):
-    """Under a decaying rate, since every step has the rate's size. Momentum alone is theta here: a known good direction."""
+    """Under a decaying learning rate, since every step has its size.
+
+    Momentum alone is theta here: a known good direction.
+    """
     start, loss = problem
     steps = 3000
     optimizer = make(
@@ -210,7 +216,8 @@ def test_params_none_is_a_clear_error():
     params = jnp.ones((3, 4))
     with pytest.raises(
         InputError,
-        match=r"params is None, but the Celo2 rule reads the weights; call update\(grads, state, params\)",
+        match=r"params is None, but the Celo2 rule reads the weights; "
+        r"call update\(grads, state, params\)",
     ):
         optimizer.update(params, optimizer.init(params))
 

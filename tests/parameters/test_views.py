@@ -1,4 +1,4 @@
-"""Protects the reading of axes: every entry of a parameter is in exactly one matrix, and comes back to its place."""
+"""Protects the reading of axes: each entry is in exactly one matrix, and returns to its place."""
 
 import numpy as np
 import pytest

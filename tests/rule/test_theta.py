@@ -1,4 +1,4 @@
-"""Protects the weights: what is loaded is what was saved, whole, with its constants; anything else is refused in a sentence."""
+"""Protects the weights: what is loaded is what was saved, with its constants."""
 
 import json
 import pickle

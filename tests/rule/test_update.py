@@ -1,4 +1,4 @@
-"""Protects the rule from drifting: off the reference's recorded outputs, off the paper's tables, between array namespaces."""
+"""Protects the rule from drifting: off recorded outputs, off the paper, between namespaces."""
 
 import ast
 import inspect
@@ -47,7 +47,10 @@ def run(xp, convert, w, grads, orthogonalize, theta=THETA, lr=0.01):
 @pytest.mark.parametrize("namespace", NAMESPACES)
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_golden(case, namespace):
-    """All recorded cases of the public reference, to 1e-4 in the step and in the parameters, through ten steps."""
+    """All recorded cases of the authors' implementation, through ten steps.
+
+    To 1e-4 in the step and in the parameters.
+    """
     steps, params = run(
         *NAMESPACES[namespace],
         GOLDEN[f"{case}/params0"],
@@ -61,7 +64,7 @@ def test_golden(case, namespace):
 @pytest.mark.parametrize("orthogonalize", [True, False])
 @pytest.mark.parametrize("name", SHAPES)
 def test_oracle_in_float64(name, orthogonalize):
-    """Against the naive form in float64 the efficient one (folded, channels first) is exact to rounding."""
+    """Against the naive form in float64 the efficient one (folded, channels first) is exact."""
     w, grads = draw(SHAPES[name])
     steps, params = run(*NAMESPACES["numpy float64"], w, grads, orthogonalize)
     expected_steps, expected_params = oracle_steps(REFERENCE, grads, w, orthogonalize)
@@ -79,7 +82,10 @@ def test_float32_parameters_after_twenty_steps(name, namespace):
 
 
 def test_hand_computed_step():
-    """Theta that passes channel 0 (the gradient) through one ReLU unit: the step is the positive part, brought to RMS 1."""
+    """Theta that passes channel 0 (the gradient) through one ReLU unit.
+
+    The step is the positive part, brought to RMS 1.
+    """
     weights = Weights(*(np.zeros_like(w) for w in THETA.weights))
     weights.w0[0, 0] = weights.w1[0, 0] = weights.w2[0, 0] = 1.0
     g = np.array([[3.0, -1.0], [4.0, 0.0]])
@@ -137,7 +143,10 @@ def test_the_step_does_not_depend_on_how_the_matrix_is_stored(seed, shape):
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(8, 8), (5, 20), (16, 24)]))
 def test_newton_schulz_brings_singular_values_near_one(seed, shape):
-    """All below 1.22, and above 0.6 where they were above 1 % of the Frobenius norm: the band of the quintic."""
+    """All below 1.22, and above 0.6 where they were above 1 % of the Frobenius norm.
+
+    That is the band of the quintic.
+    """
     d = np.random.default_rng(seed).standard_normal(shape)
     before = np.linalg.svd(d / np.linalg.norm(d), compute_uv=False)
     after = np.linalg.svd(rule.orthogonalize(np, SPEC, d), compute_uv=False)
@@ -168,9 +177,10 @@ def test_a_matrix_goes_on_moving_after_its_gradient_vanished():
 
 
 def test_only_names_that_mean_the_same_in_all_three_namespaces():
-    """The rule may use of `xp` only what NumPy, jax.numpy and torch agree on, and writes nothing in place."""
+    """Of `xp` only what NumPy, jax.numpy and torch agree on, and nothing is written in place."""
     allowed = {
-        "abs", "clip", "concatenate", "mean", "sqrt", "stack", "sum", "swapaxes", "where", "zeros_like"
+        "abs", "clip", "concatenate", "mean", "sqrt",
+        "stack", "sum", "swapaxes", "where", "zeros_like",
     }  # fmt: skip
     folder = Path(inspect.getsourcefile(rule)).parent
     tree = ast.Module(

@@ -1,4 +1,4 @@
-"""Adam as purejaxrl runs PPO with it: clipped gradients, a learning rate that falls linearly to 0."""
+"""Adam as purejaxrl runs PPO: clipped gradients, a learning rate that falls linearly to 0."""
 
 from __future__ import annotations
 
