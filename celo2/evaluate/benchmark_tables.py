@@ -1,0 +1,214 @@
+"""The benchmark's tables. Each names the losses as well as the wins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from celo2.evaluate.evidence import BASELINE, Evidence, Speed, ratios, won_and_lost
+from celo2.evaluate.intervals import Mean, geometric_mean
+from celo2.evaluate.scores import Score, ratio
+from celo2.evaluate.sensitivity import LEARNING_RATE, band
+from celo2.evaluate.suites import BENCHMARK
+from celo2.evaluate.tables import Table
+
+OURS = "Celo2"
+RIVALS = ("AdamW", "Muon")
+"""Whom losses are counted against, problem by problem."""
+
+
+def lost(evidence: Evidence) -> Table:
+    """Return the problems on which tuned Celo2 loses to a tuned rival, the worst first."""
+    rows = []
+    for rival in RIVALS:
+        mine, theirs = evidence.tuned.get(OURS, {}), evidence.tuned.get(rival, {})
+        for problem, paired in ratios(mine, theirs).items():
+            worse = ratio(mine[problem], theirs[problem])
+            if worse > 1:
+                seeds = f"{sum(each > 1 for each in paired)} of {len(paired)}"
+                rows.append((worse, (title(problem), rival, f"{worse:.3f}", seeds)))
+    rows.sort(key=lambda row: -row[0])
+    header = ("lost problem", "to", "loss of Celo2 over its", "seeds that agree")
+    return Table(header, [cells for _, cells in rows] or [("none", "", "", "")])
+
+
+def tuned(evidence: Evidence, longer: int = 1) -> Table:
+    """Return, for each optimizer at its best settings, the ratio of its losses to AdamW's."""
+    scores = evidence.tuned_at(longer)
+    header = ("", "problems", *[f"over {each}, 95 %" for each in RIVALS])
+    header += tuple(f"lost, won, undecided against {each}" for each in RIVALS)
+    rows = []
+    for name, mine in scores.items():
+        paired = [ratios(mine, scores.get(rival, {})) for rival in RIVALS]
+        means = [
+            _mean(each) if rival != name else "1"
+            for rival, each in zip(RIVALS, paired, strict=True)
+        ]
+        counts = [
+            _counts(each) if rival != name else ""
+            for rival, each in zip(RIVALS, paired, strict=True)
+        ]
+        rows.append((name, str(len(mine)), *means, *counts))
+    return Table(header, rows)
+
+
+def tuned_losses(evidence: Evidence) -> Table:
+    """Return the held-out losses behind the ratios."""
+    scores = evidence.tuned
+    rows = []
+    for problem in evidence.problems:
+        cells = []
+        for mine in scores.values():
+            cells.append(_loss(mine[problem]) if problem in mine else "")
+        rows.append((title(problem), *cells))
+    return Table(("", *scores), rows)
+
+
+def single(evidence: Evidence) -> Table:
+    """Return what one configuration of each optimizer reaches, against tuned AdamW."""
+    target = evidence.tuned.get(BASELINE, {})
+    header = (
+        "one configuration",
+        "problems",
+        "loss over tuned AdamW's, 95 %",
+        "speed-up in steps, 95 %",
+        "in seconds",
+        "lost, won, undecided",
+    )
+    rows = []
+    for name, mine in evidence.single.items():
+        scores = {problem: speed.score for problem, speed in mine.items()}
+        paired = ratios(scores, target)
+        factors = {problem: speed.factors for problem, speed in mine.items()}
+        clock = _in_seconds(evidence, name, mine)
+        speed = _mean(factors) + _bounds(mine)
+        rows.append((name, str(len(mine)), _mean(paired), speed, _mean(clock), _counts(paired)))
+    return Table(header, rows)
+
+
+def configurations(evidence: Evidence) -> Table:
+    """Return the one configuration of each optimizer."""
+    rows = []
+    for name, found in evidence.configurations.items():
+        others = ", ".join(f"{key} {value:g}" for key, value in found.others.items())
+        if found.learning_rates:
+            steps, rate = min(found.learning_rates.items())
+            law = f"{rate:g}"
+            if found.exponent:
+                law += f" · ({steps}/T)^{found.exponent:.2f}"
+            else:
+                law += " at any number of steps"
+        else:
+            law = "none"
+        rows.append((name, law, others.replace("_", " ")))
+    return Table(("", "learning rate of a run of T steps", "other settings"), rows)
+
+
+def speed_ups(evidence: Evidence) -> Table:
+    """Return the speed-up on each problem; a bound where AdamW's loss was always or never met."""
+    rows = []
+    for problem in evidence.problems:
+        cells = []
+        for mine in evidence.single.values():
+            cells.append(_factor(mine[problem]) if problem in mine else "")
+        rows.append((title(problem), *cells))
+    return Table(("", *evidence.single), rows)
+
+
+def bands(evidence: Evidence) -> Table:
+    """Return how far the learning rate may be changed at 2 % of loss, by optimizer."""
+    by_problem = evidence.sweeps.get(LEARNING_RATE, {})
+    names = [
+        name for name in evidence.baselines if any(name in each for each in by_problem.values())
+    ]
+    rows = []
+    for name in names:
+        cells, widths = [], []
+        for curves in by_problem.values():
+            if name not in curves:
+                cells.append("")
+                continue
+            low, high = band(curves[name])
+            widths.append(high / low)
+            cells.append(f"{low:.2g} to {high:.2g} (x{high / low:.1f})")
+        mean = math.exp(sum(map(math.log, widths)) / len(widths))
+        rows.append((name, *cells, f"x{mean:.1f}"))
+    return Table(("", *map(title, by_problem), "mean width"), rows)
+
+
+def costs(evidence: Evidence) -> Table:
+    """Return the step time over AdamW's, and the optimizer's state in bytes per parameter."""
+    rows = []
+    for name, mine in evidence.tuned.items():
+        times, sizes = [], []
+        for problem in mine:
+            theirs = evidence.step_seconds(BASELINE, problem) if BASELINE in evidence.tuned else 0
+            if theirs > 0:
+                times.append(evidence.step_seconds(name, problem) / theirs)
+            for record in evidence.tuned_records(name, problem):
+                if "state_bytes" in record:
+                    sizes.append(record["state_bytes"] / record["parameters"])
+        size = f"{sum(sizes) / len(sizes):.1f}" if sizes else ""
+        rows.append((name, _geometric(times), size))
+    return Table(("", "time of a step over AdamW's", "state, bytes per parameter"), rows)
+
+
+def title(problem: str) -> str:
+    """Return the name of a problem in tables."""
+    return BENCHMARK[problem].title if problem in BENCHMARK else problem
+
+
+def _geometric(values: Sequence[float]) -> str:
+    finite = [value for value in values if value > 0]
+    return f"{math.exp(sum(map(math.log, finite)) / len(finite)):.2f}" if finite else ""
+
+
+def _in_seconds(
+    evidence: Evidence, name: str, speeds: Mapping[str, Speed]
+) -> dict[str, list[float]]:
+    """Return speed-ups by problem, divided by the time of a step over AdamW's."""
+    found = {}
+    for problem, speed in speeds.items():
+        mine = evidence.step_seconds(name, problem)
+        theirs = evidence.step_seconds(BASELINE, problem)
+        if mine > 0 and theirs > 0:
+            found[problem] = [factor * theirs / mine for factor in speed.factors]
+    return found
+
+
+def _mean(values: Mapping[str, Sequence[float]]) -> str:
+    return show(geometric_mean(values)) if values else ""
+
+
+def show(mean: Mean) -> str:
+    """Format a mean with its interval, where it has one."""
+    if not math.isfinite(mean.value):
+        return "diverged"
+    if math.isnan(mean.low):
+        return f"{mean.value:.3f}"
+    return f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f})"
+
+
+def _counts(paired: Mapping[str, Sequence[float]]) -> str:
+    won, losses, undecided = won_and_lost(paired.values())
+    return f"{losses}, {won}, {undecided}" if paired else ""
+
+
+def _bounds(speeds: Mapping[str, Speed]) -> str:
+    count = sum(speed.bound for speed in speeds.values())
+    return f", {count} bounds" if count else ""
+
+
+def _factor(speed: Speed) -> str:
+    mean = geometric_mean({"": speed.factors}).value
+    if not speed.bound:
+        return f"{mean:.2f}"
+    return f"at least {mean:.2f}" if mean > 1 else f"at most {mean:.2f}"
+
+
+def _loss(score: Score) -> str:
+    if not math.isfinite(score.mean):
+        return "diverged"
+    if math.isnan(score.deviation):
+        return f"{score.mean:.4g}"
+    return f"{score.mean:.4g} ± {score.deviation:.2g}"

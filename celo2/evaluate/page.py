@@ -1,0 +1,199 @@
+"""The benchmark's report: one HTML file that needs no other, light or dark, at any width."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from celo2.errors import InputError
+from celo2.evaluate import benchmark_tables as tables
+from celo2.evaluate import pictures
+from celo2.evaluate.evidence import BASELINE, Evidence, evidence, ratios
+from celo2.evaluate.tables import Table
+from celo2.files import write
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1c2430; --page: #fdfdfb; --line: #d8dce2;
+  --soft: #5b6675; --band: #f1f3f5 }
+@media (prefers-color-scheme: dark) { :root { --ink: #dde3ea; --page: #14181d; --line: #343c46;
+  --soft: #9aa6b2; --band: #1c2229 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; color: var(--ink);
+  background: var(--page); font: 16px/1.55 system-ui, sans-serif }
+h1 { font-size: 1.7rem; line-height: 1.2 } h2 { margin-top: 2.6rem; font-size: 1.25rem }
+h3 { font-size: 1.05rem } p { max-width: 46rem } .soft { color: var(--soft); font-size: .9rem }
+.scroll { overflow-x: auto; margin: 1rem 0 }
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap }
+tr:first-child th { vertical-align: bottom; white-space: normal; color: var(--soft);
+  font-weight: 600; min-width: 6rem }
+th:first-child { text-align: left; font-weight: 600; position: sticky; left: 0;
+  background: var(--page) }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)) }
+figure { margin: 0 } svg { display: block; width: 100%; height: auto; max-width: 40rem }
+.key { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; padding: 0; list-style: none;
+  font-size: .9rem }
+.key i { display: inline-block; width: 1.3rem; height: .25rem; margin-right: .4rem;
+  vertical-align: middle; border-radius: 2px }
+pre { overflow-x: auto; padding: .8rem 1rem; background: var(--band); border-radius: 6px;
+  font-size: .85rem }
+"""
+COMMANDS = """\
+celo2 bench --out records/benchmark
+celo2 bench --part single --out records/benchmark
+celo2 bench --part sensitivity --out records/benchmark
+celo2 report --page report.html
+"""
+
+
+def write_page(path: Path, root: Path, folder: Path | None = None) -> None:
+    """Write the report of a checkout's records, or of the benchmark's runs in another folder.
+
+    Raises:
+        InputError: no run of the benchmark is recorded.
+    """
+    found = evidence(root, folder)
+    if not found.problems:
+        raise InputError(
+            f"{found.records.path} has no runs; run: celo2 bench --out records/benchmark"
+        )
+    write(path, page(found).encode())
+
+
+def page(found: Evidence) -> str:
+    """Return the page."""
+    sections = [_head(found), _lost(found), _tuned(found), _single(found), _curves(found)]
+    sections += [_sensitivity(found), _costs(found), _commands()]
+    body = "\n".join(sections)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Celo2: the benchmark</title>\n<style>{CSS}</style></head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _head(found: Evidence) -> str:
+    records = list(found.records)
+    hours = sum(record.get("seconds", 0) for record in records) / 3600
+    dates = sorted(record["date"] for record in records)
+    commits = {record["commit"][:9] for record in records}
+    seeds = ", ".join(map(str, found.seeds))
+    return (
+        "<h1>Celo2: the benchmark</h1>\n"
+        f"<p>{len(found.baselines)} optimizers on {len(found.problems)} problems that no choice "
+        "was made by: all under the same schedule, batches, initial weights and number of tuning "
+        f"runs. Settings are chosen on seed 0 and reported on seeds {seeds}.</p>\n"
+        f'<p class="soft">{len(records):,} runs, {hours:.1f} hours of training, '
+        f"{dates[0]} to {dates[-1]}, commits {', '.join(sorted(commits))}. Intervals are of a "
+        "stratified bootstrap at 95 %: seeds are drawn again within each problem. A problem "
+        "counts as won or lost if all seeds agree.</p>"
+    )
+
+
+def _lost(found: Evidence) -> str:
+    text = "Held-out loss of tuned Celo2 over that of the rival, both at their best settings."
+    return _section("Where Celo2 loses", text, tables.lost(found).html())
+
+
+def _tuned(found: Evidence) -> str:
+    theirs = found.tuned.get(BASELINE, {})
+    paired = {name: ratios(mine, theirs) for name, mine in found.tuned.items() if name != BASELINE}
+    label = "held-out loss over tuned AdamW's"
+    picture = pictures.ratios(pictures.means(paired), label, tables.OURS)
+    text = (
+        "Each optimizer at its best settings on each problem. Geometric means; an optimizer that "
+        "has runs on fewer problems is compared on those. Below 1 is better."
+    )
+    parts = [_figure(picture), tables.tuned(found).html()]
+    parts.append("<h3>Held-out losses</h3>" + tables.tuned_losses(found).html())
+    return _section("Tuned", text, *parts)
+
+
+def _single(found: Evidence) -> str:
+    if not found.single:
+        return ""
+    means = pictures.means(pictures.factors(found.single))
+    label = "speed-up in steps over tuned AdamW"
+    text = (
+        "Each optimizer at one configuration for all problems, the best on the validation "
+        "problems, against AdamW tuned on each problem. The speed-up is AdamW's number of steps "
+        "over the steps to its loss, from runs of several lengths. Above 1 is better."
+    )
+    return _section(
+        "One configuration",
+        text,
+        _figure(pictures.ratios(means, label, tables.OURS)),
+        tables.single(found).html(),
+        "<h3>Speed-ups by problem</h3>" + tables.speed_ups(found).html(),
+        "<h3>The configurations</h3>" + _shown(found).html(),
+    )
+
+
+def _shown(found: Evidence) -> Table:
+    """Return the configurations of the optimizers that have runs at theirs."""
+    table = tables.configurations(found)
+    return Table(table.header, [row for row in table.rows if row[0] in found.single])
+
+
+def _curves(found: Evidence) -> str:
+    names = [name for name in found.problems if any(name in each for each in found.tuned.values())]
+    figures = [_figure(pictures.curves(found, name)) for name in names]
+    text = "Training loss at the tuned settings: mean over seeds, and their range."
+    return _section("Curves", text, _key(found, found.tuned), _grid(figures))
+
+
+def _sensitivity(found: Evidence) -> str:
+    if not found.sweeps:
+        return ""
+    parts = []
+    for setting, problems in found.sweeps.items():
+        figures = [_figure(pictures.sweep(found, setting, name)) for name in problems]
+        names = {name for curves in problems.values() for name in curves}
+        shown = [name for name in found.baselines if name in names]
+        heading = f"<h3>{setting.replace('_', ' ').capitalize()}</h3>"
+        parts += [heading, _key(found, shown), _grid(figures)]
+    text = "One setting at a time is changed around the tuned ones. Cut at 1.3 times the best."
+    bands = "<h3>Learning rates within 2 % of the best loss</h3>" + tables.bands(found).html()
+    return _section("Sensitivity", text, bands, *parts)
+
+
+def _costs(found: Evidence) -> str:
+    text = (
+        "The time of a step is that of the whole run over its steps, network included, median over "
+        "runs and geometric mean over problems; on small networks the network weighs little."
+    )
+    return _section("Cost", text, tables.costs(found).html())
+
+
+def _commands() -> str:
+    text = (
+        "From a checkout. Runs that are recorded are not repeated; docs/benchmark.md says what "
+        "is measured and what is not."
+    )
+    return _section("Run it again", text, f"<pre>{html.escape(COMMANDS)}</pre>")
+
+
+def _section(heading: str, text: str, *parts: str) -> str:
+    content = "\n".join(parts)
+    return f"<section>\n<h2>{heading}</h2>\n<p>{text}</p>\n{content}\n</section>"
+
+
+def _key(found: Evidence, names: Iterable[str]) -> str:
+    """Return the colors of optimizers as a list."""
+    shades = pictures.colors(found)
+    entries = []
+    for name in names:
+        swatch = f'<i style="background:{shades[name]}"></i>'
+        entries.append(f"<li>{swatch}{html.escape(name)}</li>")
+    return f'<ul class="key">{"".join(entries)}</ul>'
+
+
+def _grid(figures: Sequence[str]) -> str:
+    return f'<div class="grid">{"".join(figures)}</div>'
+
+
+def _figure(svg: str) -> str:
+    return f"<figure>{svg}</figure>"

@@ -1,0 +1,125 @@
+"""Protects the benchmark's tables and its page: from hand-made runs to numbers known by hand."""
+
+import html.parser
+
+import pytest
+
+from celo2 import InputError
+from celo2.evaluate import benchmark_tables as tables
+from celo2.evaluate.baselines import ADAMW, MUON, OPTIMIZERS
+from celo2.evaluate.evidence import Evidence, evidence, ratios, won_and_lost
+from celo2.evaluate.page import page, write_page
+from celo2.evaluate.records import Records
+from celo2.evaluate.scores import run_of
+from celo2.evaluate.single import Configuration
+from celo2.evaluate.suites import BENCHMARK
+
+FIRST, SECOND = list(BENCHMARK)[:2]
+CELO2 = OPTIMIZERS["celo2"].make()
+LOSSES = {
+    ADAMW: {FIRST: (2.0, 4.0), SECOND: (1.0, 1.0)},
+    MUON: {FIRST: (1.0, 2.0), SECOND: (1.0, 1.5)},
+    CELO2: {FIRST: (0.5, 1.0), SECOND: (1.25, 1.1)},
+}
+"""Of seeds 1 and 2."""
+SETTINGS = {"learning_rate": 1e-3}
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Two problems, three optimizers, tuned; Celo2 also at one configuration of three lengths."""
+    records = Records(tmp_path / "records/benchmark/runs.jsonl")
+    rest = {
+        "curve": [3.0, 2.5, 2.0],
+        "seconds": 3.0,
+        "parameters": 100,
+        "state_bytes": 800,
+        "date": "2026-01-01",
+        "commit": "abcdef0123",
+    }
+    for baseline, by_problem in LOSSES.items():
+        for problem, losses in by_problem.items():
+            for seed, loss in zip((0, 1, 2), (1.0, *losses), strict=True):
+                steps = BENCHMARK[problem].steps
+                run = run_of(problem, steps, baseline, SETTINGS, seed)
+                records.add(run, {"loss": loss, **rest})
+    return Evidence(
+        records,
+        Records(tmp_path / "records/validation/runs.jsonl"),
+        {name: entry.steps for name, entry in BENCHMARK.items()},
+    )
+
+
+def test_the_ratio_to_adamw_is_a_geometric_mean_over_problems(found):
+    """Muon: (0.5, 0.5) and (1, 1.5), so sqrt(0.5 * sqrt(1.5)); Celo2: sqrt(.25 * sqrt(1.375))."""
+    rows = {row[0]: row for row in tables.tuned(found).rows}
+    assert rows["Muon"][2].startswith(f"{(0.5 * 1.5**0.5) ** 0.5:.3f} (")
+    assert rows["Celo2"][2].startswith(f"{(0.25 * 1.375**0.5) ** 0.5:.3f} (")
+    assert rows["Celo2"][4] == "1, 1, 0"
+    assert rows["Muon"][4] == "0, 1, 1", "on the second problem one seed is a draw"
+
+
+def test_losses_come_first_and_the_worst_of_them_before_others(found):
+    """On the second problem: 2.35 over 2 of AdamW's, and 2.35 over 2.5 of Muon's is no loss."""
+    expected = (BENCHMARK[SECOND].title, "AdamW", "1.175", "2 of 2")
+    assert tables.lost(found).rows == [expected]
+    text = page(found)
+    assert text.index("Where Celo2 loses") < text.index("<h2>Tuned")
+
+
+def test_a_problem_is_won_or_lost_if_all_seeds_agree():
+    assert won_and_lost([(0.9, 0.8), (1.1, 1.2), (0.9, 1.1), (1.0, 1.0)]) == (1, 1, 2)
+
+
+def test_ratios_are_of_common_problems(found):
+    assert ratios(found.tuned["Muon"], {FIRST: found.tuned["AdamW"][FIRST]}) == {FIRST: [0.5, 0.5]}
+
+
+def test_costs_are_of_the_recorded_runs(found):
+    assert tables.costs(found).rows[1] == ("Muon", "1.00", "8.0")
+
+
+def test_the_speed_up_is_to_tuned_adamws_loss(found):
+    """AdamW's losses are 2 and 4; Celo2 has 1 at T, and at half of it 3: seed 1 reaches 2 halfway."""
+    full = BENCHMARK[FIRST].steps
+    found.__dict__["configurations"] = {"Celo2": Configuration({}, {full: 0.5})}
+    for steps, loss in ((full, 1.0), (full // 2, 3.0)):
+        for seed in (1, 2):
+            run = run_of(FIRST, steps, CELO2, {"learning_rate": 0.5}, seed)
+            found.records.add(run, {"loss": loss})
+    speed = found.single["Celo2"][FIRST]
+    assert speed.factors == pytest.approx([2**0.5, 2.0])
+    assert speed.bound, "seed 2 reaches AdamW's 4 with the shortest run already"
+
+
+class Strict(html.parser.HTMLParser):
+    """Collects what a page refers to, and checks that each element is closed in its turn."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.references = [], []
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href") and not value.startswith("#"):
+                self.references.append(value)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_that_refers_to_no_other(found):
+    parser = Strict()
+    parser.feed(page(found))
+    assert parser.open == []
+    assert parser.references == []
+    assert "#808182" not in page(found), "text and lines take the color of the page"
+
+
+def test_a_page_without_runs_says_how_to_make_them(tmp_path):
+    with pytest.raises(InputError, match="has no runs; run: celo2 bench --out records/benchmark"):
+        write_page(tmp_path / "page.html", tmp_path)
+    assert evidence(tmp_path).problems == []
+    assert not (tmp_path / "page.html").exists()
