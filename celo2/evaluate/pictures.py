@@ -72,7 +72,7 @@ def curves(evidence: Evidence, problem: str) -> str:
             axes.fill_between(
                 steps, values.min(0), values.max(0), color=shades[name], alpha=0.15, lw=0
             )
-            style = {"lw": 2.2, "zorder": 3} if name == OURS else {"lw": 1.3}
+            style: dict[str, Any] = {"lw": 2.2, "zorder": 3} if name == OURS else {"lw": 1.3}
             axes.plot(steps, mean, color=shades[name], **style)
             tail = mean[len(mean) // 10 :]
             if np.isfinite(tail).any():
