@@ -30,7 +30,7 @@ class RL:
 
     games: tuple[str, ...] = ("cartpole", "asterix", "breakout", "freeway", "space-invaders")
     """What to play."""
-    optimizers: tuple[str, ...] = ("adamw", "muon", "celo2")
+    optimizers: tuple[str, ...] = ("adamw", "muon", "celo2", "celo2-total-steps")
     """Some of those that `celo2 bench --list` prints, or your own as module:function."""
     thetas: tuple[str, ...] = ()
     """Files of further thetas, or names of shipped ones."""

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from celo2 import load_theta
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -37,3 +39,16 @@ def test_fsdp2_gpt(tmp_path):
     assert losses[-1] < losses[0] - 1
     assert "blocks.0.qkv.weight         192x64  celo2  hidden matrix (Linear)" in done.stdout
     assert (tmp_path / "runs/fsdp2/.metadata").exists()
+
+
+@pytest.mark.slow
+def test_ppo_minatar(tmp_path):
+    """Two rollouts each; a first episode of Breakout hits a brick or none."""
+    command = [sys.executable, str(EXAMPLES / "ppo_minatar.py"), "17000"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["Celo2", "Celo2", "Adam", "Adam"]
+    assert [line[1] for line in lines] == ["8,192", "16,384"] * 2
+    assert all(0 < float(line[-1]) < 5 for line in lines)
+    assert lines[0][-1] == lines[2][-1], "the first rollout is of the same weights"
