@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
 import jax
@@ -77,10 +78,6 @@ def celo2(
         _check_not_negative(name, value)
     learning_rates = resolve(theta, learning_rate, total_steps, **given)
 
-    def routed_labels(params: Any) -> Any:
-        rules = [each.rule for each in route(params, everywhere)]
-        return jax.tree.structure(params).unflatten(rules)
-
     mask = _decaying if weight_decay_mask is None else weight_decay_mask
     tail = [
         optax.add_decayed_weights(learning_rates.weight_decay, mask),
@@ -95,7 +92,15 @@ def celo2(
         CELO2: _zero_where_not_finite(optax.chain(learned, *tail)),
         ADAMW: _zero_where_not_finite(optax.chain(*adamw, *tail)),
     }
-    return optax.partition(transforms, _checked(routed_labels if labels is None else labels))
+    if labels is None:
+        labels = partial(_routed, everywhere=everywhere)
+    return optax.partition(transforms, _checked(labels))
+
+
+def _routed(params: Any, everywhere: bool) -> Any:
+    """Return the rule of each leaf by its name and shape."""
+    structure = jax.tree.structure(params)
+    return structure.unflatten([each.rule for each in route(params, everywhere)])
 
 
 def _decaying(params: Any) -> Any:

@@ -72,6 +72,7 @@ class Devices:
                 f"give a multiple of {len(devices)}, "
                 "or on a CPU another number of devices by JAX_NUM_CPU_DEVICES"
             )
+        # One axis is enough: trajectories do not talk to each other during an unroll.
         mesh = Mesh(np.array(devices), (AXIS,))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -88,6 +89,7 @@ class Devices:
         """
         if self.processes == 1:
             return choice
+        # One byte; every process waits here for the first.
         return bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
 
     def agree_on(self, value: Any, otherwise: str) -> None:
@@ -97,6 +99,7 @@ class Devices:
             InputError: they do not; its message is `otherwise`.
         """
         if self.processes > 1:
+            # All processes wait for each other, and each gets the values of all.
             values = multihost_utils.process_allgather(np.asarray(value))
             if len(np.unique(values)) > 1:
                 raise InputError(otherwise)
@@ -116,6 +119,8 @@ class Devices:
 
     def place(self, state: Any) -> Any:
         """Shard the trajectories of an outer state and replicate the rest."""
+        # Theta and the state of its optimizer are some kilobytes, so every device has them.
+        # Networks in training and their accumulators are most of the memory; each is on one device.
         rest = self.replicate(state._replace(estimator=()))
         return rest._replace(estimator=jax.tree.map(self.shard, state.estimator))
 
@@ -123,9 +128,12 @@ class Devices:
         """Return the whole state in the memory of every process."""
         if self.processes == 1:
             return jax.device_get(state)
+        # All trajectories travel to all processes, to be saved by the first. This is the only time
+        # that networks are communicated.
         return multihost_utils.process_allgather(state, tiled=True)
 
     def _put(self, x: Any, sharding: NamedSharding) -> jax.Array:
         """Give this process's devices their part of `x`, which every process holds as a whole."""
+        # Each device is sent its slice alone, from the memory of its own process.
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

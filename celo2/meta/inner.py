@@ -112,6 +112,7 @@ def _statistics(loop: InnerLoop, params: Params) -> dict[str, rule.Accumulators 
     statistics: dict[str, rule.Accumulators | Adam] = {}
     for (name, p), route in zip(params.items(), routes, strict=True):
         if not loop.spec.everywhere and route.rule == ADAMW:
+            # 8 bytes per element; under the rule it is 16, three momenta and V.
             statistics[name] = Adam(jnp.zeros_like(p), jnp.zeros_like(p))
         else:
             (part,) = matrix_views(p.shape, MatrixAxes())
@@ -133,6 +134,7 @@ def network_update(
             (part,) = matrix_views(p.shape, MatrixAxes())
             is_orthogonal = loop.spec.newton_schulz and not part.is_vector
             newton_schulz = orthogonalize if is_orthogonal else None
+            # Under jit the views are fused with what reads them; no transposed copy is stored.
             g, w = part.view(jnp, grads[name]), part.view(jnp, p)
             update, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, newton_schulz)
             updates[name] = part.inverse(jnp, update)
@@ -180,14 +182,18 @@ def inner_step(
     """Train a network for one step; return the trajectory and the report of the step."""
     task, params, statistics = trajectory.task, trajectory.params, trajectory.statistics
     batch_key, held_out_key = jax.random.split(key)
+    # 1. Gradient on a training batch; a batch is drawn here and not kept.
     value_and_grad = jax.value_and_grad(family.loss, has_aux=True)
     (loss, model_state), grads = value_and_grad(params, trajectory.model_state, task, batch_key)
     if loop.held_out:
         loss = family.evaluate(params, trajectory.model_state, task, held_out_key)["loss"]
+    # 2. The update of the rule, of the size of the network, and new accumulators. The old ones are
+    # kept for the backward pass over theta alone.
     updates, statistics = network_update(loop, theta, params, statistics, grads)
     distance = jnp.zeros(())
     if imitate:
         distance = distance_to_muon(loop, params, updates, statistics, grads)
+    # 3. Subtract it, at the learning rate of this step.
     progress = (trajectory.step + 0.5) / trajectory.horizon
     factor = warmup_cosine(progress) if loop.cosine else 1.0
     learning_rate = trajectory.learning_rate * factor
@@ -222,11 +228,15 @@ def unroll(
     ) -> tuple[tuple[Trajectory, jax.Array], Steps]:
         trajectory, ended = carry
         ends = trajectory.step >= trajectory.horizon
+        # A select instead of a branch: under vmap other trajectories go on. It reads one fresh
+        # network per trajectory, which is made once per unroll.
         trajectory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, trajectory)
         ended = ended | ends
         after, steps = inner_step(loop, family, theta, trajectory, key, imitate)
         return (after, ended), steps._replace(ended=ended)
 
+    # The scan stores one trajectory per step for the backward pass: 20 bytes per element of the
+    # network in float32 (weights, three momenta, V) times the length of the unroll.
     (after, _), steps = jax.lax.scan(body, (trajectory, jnp.zeros((), bool)), keys)
     return steps, after
 
