@@ -24,7 +24,8 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; color: var(-
 h1 { font-size: 1.7rem; line-height: 1.2 } h2 { margin-top: 2.6rem; font-size: 1.25rem }
 h3 { font-size: 1.05rem } p { max-width: 46rem } .soft { color: var(--soft); font-size: .9rem }
 .scroll { overflow-x: auto; margin: 1rem 0 }
-table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums }
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem;
+  font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap }
 tr:first-child th { vertical-align: bottom; white-space: normal; color: var(--soft);

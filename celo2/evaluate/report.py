@@ -27,7 +27,13 @@ DEMO_LEARNING_RATES = "celo2/evaluate/torch_demo/learning_rates.json"
 
 
 def _of_the_benchmark(table: Callable[[Evidence], Table]) -> Callable[[Path], Table]:
-    return lambda root: table(evidence(root))
+    def of(root: Path) -> Table:
+        found = evidence(root)
+        if not found.problems:
+            return Table(("no run is recorded yet: `celo2 bench --out records/benchmark`",), ())
+        return table(found)
+
+    return of
 
 
 TABLES: dict[str, Callable[[Path], Table]] = {

@@ -80,7 +80,7 @@ def test_costs_are_of_the_recorded_runs(found):
 
 
 def test_the_speed_up_is_to_tuned_adamws_loss(found):
-    """AdamW's losses are 2 and 4; Celo2 has 1 at T, and at half of it 3: seed 1 reaches 2 halfway."""
+    """AdamW's losses are 2 and 4; Celo2 has 1 at T and 3 at T/2, so seed 1 reaches 2 halfway."""
     full = BENCHMARK[FIRST].steps
     found.__dict__["configurations"] = {"Celo2": Configuration({}, {full: 0.5})}
     for steps, loss in ((full, 1.0), (full // 2, 3.0)):
