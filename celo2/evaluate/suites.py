@@ -115,6 +115,69 @@ BENCHMARK: dict[str, BenchmarkEntry] = {
         "An all-MLP image classifier that mixes tiles and channels.",
         SEEN,
     ),
+    "speech-gpt": BenchmarkEntry(
+        "State of the Union GPT",
+        300,
+        "language",
+        "A decoder-only transformer language model on BPE tokens, its head tied to its embedding.",
+    ),
+    "speech-moe": BenchmarkEntry(
+        "State of the Union MoE",
+        300,
+        "language",
+        "A mixture-of-experts language model with rotary positions and SwiGLU.",
+    ),
+    "speech-gru": BenchmarkEntry(
+        "State of the Union GRU",
+        300,
+        "language",
+        "A recurrent language model on bytes.",
+    ),
+    "fashion-vae": BenchmarkEntry(
+        "Fashion-MNIST VAE",
+        500,
+        "generative",
+        "A variational autoencoder, trained on the evidence lower bound.",
+        SEEN,
+    ),
+    "fashion-diffusion": BenchmarkEntry(
+        "Fashion-MNIST diffusion",
+        300,
+        "generative",
+        "A denoising diffusion model with a small U-Net.",
+        SEEN,
+    ),
+    "diamonds-resnet": BenchmarkEntry(
+        "diamonds",
+        500,
+        "tabular",
+        "A regression on a table of numbers and categories: the price of a diamond.",
+    ),
+    "photo-siren": BenchmarkEntry(
+        "photograph (SIREN)",
+        500,
+        "scientific",
+        "A neural field: coordinates in, the color of a photograph out.",
+    ),
+    "burgers-pinn": BenchmarkEntry(
+        "Burgers' equation",
+        500,
+        "scientific",
+        "A physics-informed network, whose loss has derivatives of the network in it.",
+    ),
+    "in-context-regression": BenchmarkEntry(
+        "in-context regression",
+        500,
+        "scientific",
+        "A transformer that learns to fit linear functions from the examples in its prompt.",
+    ),
+    "cifar10-fine-tuning": BenchmarkEntry(
+        "CIFAR-10 fine-tuning",
+        200,
+        "fine-tuning",
+        "A pretrained network with BatchNorm that learns new classes from few examples.",
+        SEEN,
+    ),
 }
 
 RL: dict[str, RLEntry] = {

@@ -23,7 +23,7 @@ from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.lstm import ByteLSTM
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.rl.games import RL
-from celo2.tasks.text_sets import ByteText
+from celo2.tasks.text_sets import TextWindows
 from celo2.tasks.transformer import ByteTransformer
 
 PUBLISHED = ("mnist", "fashion-mnist", "cifar10", "svhn")
@@ -105,9 +105,9 @@ def _published(name: str, path: Path | None, color: bool) -> LabeledSet:
     return LabeledSet(name, resize(data.train.images, color), data.train.labels, data.classes)
 
 
-def _text(context: int, batch_size: int) -> ByteText:
+def _text(context: int, batch_size: int) -> TextWindows:
     text = standard_library()
-    return ByteText(jnp.asarray(text.train), jnp.asarray(text.held_out), context, batch_size)
+    return TextWindows(jnp.asarray(text.train), jnp.asarray(text.held_out), context, batch_size)
 
 
 def _named(name: str, families: Mapping[str, Made]) -> Made:

@@ -1,4 +1,4 @@
-"""Text as the data of task families: windows of bytes, of which each next byte is predicted."""
+"""Text as the data of task families: windows of it, of which each next token is predicted."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ BYTES = 256
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ByteText:
-    """Random windows of one text; there is one task."""
+class TextWindows:
+    """Random windows of one text, which is bytes or other tokens; there is one task."""
 
     text: jax.Array
-    """(n,) uint8, to train on."""
+    """(n,) unsigned integers, to train on."""
     held_out: jax.Array
-    """(m,) uint8, never trained on."""
+    """(m,) unsigned integers, never trained on."""
     context: int = dataclasses.field(metadata={"static": True})
-    """Bytes that are predicted per window."""
+    """Tokens that are predicted per window."""
     batch_size: int = dataclasses.field(metadata={"static": True})
+    vocabulary: int = dataclasses.field(default=BYTES, metadata={"static": True})
+    """Number of different tokens."""
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Return the one task."""
