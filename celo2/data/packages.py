@@ -92,9 +92,7 @@ def _fetch(package: Package, folder: Path) -> Path:
 
 
 def _reason(output: str) -> str:
-    """Pick the line that says what went wrong: npm's comes first, apt-get's and pip's
-    start with E.
-    """
+    """Pick the line that says what went wrong: npm's comes first, the others' start with E."""
     lines = output.strip().splitlines() or ["no message"]
     errors = [line for line in lines if line.startswith(("npm error", "E:", "ERROR:"))]
     return (errors or lines[-1:])[0]

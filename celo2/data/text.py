@@ -1,6 +1,4 @@
-"""Text as bytes: the source of Python's standard library, which every machine has, the addresses
-on the State of the Union, or a file.
-"""
+"""Text as bytes: Python's standard library, the State of the Union addresses, or a file."""
 
 from __future__ import annotations
 
@@ -62,7 +60,7 @@ def state_of_the_union() -> Text:
 
 
 def by_year(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Join texts whose names begin with a year: those to train on, and those of years ending in 5."""
+    """Join texts whose names begin with a year; those of years ending in 5 are held out."""
     train, held_out = [], []
     for path in paths:
         part = held_out if path.name[:4].endswith("5") else train

