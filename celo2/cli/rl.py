@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import rich.table
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from celo2.cli.terminal import progress
 
 if TYPE_CHECKING:
     from celo2.evaluate.comparison import Comparison
-    from celo2.evaluate.intervals import Mean
     from celo2.evaluate.scores import Score
-    from celo2.evaluate.suites import Problem
+    from celo2.evaluate.tables import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,7 @@ class RL:
 
     def __call__(self, console: Console) -> None:
         """Run what is not recorded yet, and print the table."""
-        from celo2.evaluate.agents import ADAM, published
+        from celo2.evaluate.agents import ADAM, published, table
 
         comparison = self.comparison()
         units = [*published(comparison), *comparison.tuning()]
@@ -57,7 +55,7 @@ class RL:
             for unit, score in comparison.run(units):
                 scores[unit.candidate][unit.problem.name] = score
                 update(advance=1, description=f"{unit.candidate} on {unit.problem.name}")
-        console.print(table(scores, comparison.problems))
+        console.print(shown(table(scores)))
         console.print(f"every run in {comparison.path}", soft_wrap=True)
 
     def comparison(self) -> Comparison:
@@ -73,21 +71,10 @@ class RL:
         return Comparison(candidates, games, path, self.seeds, self.tuning_runs, self.jobs)
 
 
-def table(scores: Mapping[str, Mapping[str, Score]], games: Sequence[Problem]) -> Table:
-    """Return interquartile means of the returns by game, and of their ratios to Adam's."""
-    from celo2.evaluate.agents import ADAM, over_adam, returns
-    from celo2.evaluate.intervals import interquartile_mean
-
-    out = Table("game", *scores, box=SIMPLE_HEAD)
+def shown(found: Table) -> rich.table.Table:
+    """Return a table of the report for the terminal."""
+    out = rich.table.Table(*found.header, box=SIMPLE_HEAD)
     out.caption = "return of the last episodes: interquartile mean over seeds, 95 % interval"
-    for game in games:
-        means = [interquartile_mean([returns(mine[game.name])]) for mine in scores.values()]
-        out.add_row(game.name, *(_with_interval(mean, 1) for mean in means))
-    out.add_section()
-    ratios = [over_adam(mine, scores[ADAM]) for mine in scores.values()]
-    out.add_row("over Adam's", *(_with_interval(ratio, 2) for ratio in ratios))
+    for row in found.rows:
+        out.add_row(*row)
     return out
-
-
-def _with_interval(mean: Mean, digits: int) -> str:
-    return f"{mean.value:.{digits}f} ({mean.low:.{digits}f} to {mean.high:.{digits}f})"

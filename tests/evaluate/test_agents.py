@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
-from celo2.cli.rl import RL, table
-from celo2.evaluate.agents import ADAM, over_adam, published, returns
-from celo2.evaluate.baselines import ppo_adam
-from celo2.evaluate.scores import Score
-from celo2.evaluate.suites import problem
+from celo2.cli.rl import RL
+from celo2.evaluate.agents import ADAM, over_adam, published, recorded_table, returns, table
+from celo2.evaluate.baselines import MUON, ppo_adam
+from celo2.evaluate.records import Records
+from celo2.evaluate.scores import Score, run_of
+from celo2.evaluate.suites import RL as RL_SUITE
 
 ADAMS = {
     "cartpole": Score({}, dict.fromkeys(range(1, 9), -400.0)),
@@ -48,10 +48,26 @@ def test_returns_are_relative_to_the_mean_of_adams_in_the_same_game():
 
 
 def test_the_table_shows_interquartile_means_with_intervals():
-    console = Console(width=100, record=True)
-    games = [problem(name) for name in ADAMS]
-    console.print(table({ADAM: ADAMS, "Celo2": OTHERS}, games))
-    shown = console.export_text()
-    assert "500.0 (500.0 to 500.0)" in shown
-    assert " 4.5 (" in shown
-    assert "1.62 (1.62 to 1.62)" in shown
+    found = table({ADAM: ADAMS, "Celo2": OTHERS})
+    assert found.header == ("", "CartPole", "MinAtar Breakout", "over Adam's")
+    assert found.rows[0][1] == "400.0 (400.0 to 400.0)"
+    assert found.rows[0][2].startswith("4.5 (")
+    assert found.rows[1][1:3] == ("500.0 (500.0 to 500.0)", "9.0 (9.0 to 9.0)")
+    assert found.rows[1][3].startswith("1.62 (")
+
+
+def test_recorded_runs_make_the_table(tmp_path):
+    """The best settings on seed 0 count, and seeds that are missing are said to be."""
+    records = Records(tmp_path / "records/rl/runs.jsonl")
+    steps = RL_SUITE["asterix"].steps
+    adam, settings = ppo_adam(5e-3), {"learning_rate": 5e-3}
+    for seed in range(1, 9):
+        records.add(run_of("asterix", steps, adam, settings, seed), {"loss": -2.0})
+    for learning_rate, first, second in ((1e-3, -9.0, -3.0), (2e-3, -1.0, -50.0)):
+        for seed, loss in ((0, first), (1, second)):
+            settings = {"learning_rate": learning_rate}
+            records.add(run_of("asterix", steps, MUON, settings, seed), {"loss": loss})
+    assert recorded_table(tmp_path).rows == [
+        (ADAM, "2.0 (2.0 to 2.0)", "1.00 (1.00 to 1.00)"),
+        ("Muon", "3.0, 1 of 8 seeds", "1.50"),
+    ]
