@@ -61,7 +61,10 @@ def table(scores: Scores) -> Table:
 
 def recorded_table(root: Path) -> Table:
     """Return the table of a checkout's records."""
-    return table(recorded(root))
+    scores = recorded(root)
+    if not scores:
+        return Table(("no run is recorded yet: `celo2 rl --out records/rl`",), ())
+    return table(scores)
 
 
 def returns(score: Score) -> list[float]:
