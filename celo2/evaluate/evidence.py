@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from celo2.errors import InputError
+from celo2.evaluate.agents import Scores, recorded
 from celo2.evaluate.baselines import OPTIMIZERS, Baseline, Grid
 from celo2.evaluate.intervals import paired_ratios
 from celo2.evaluate.records import Records
@@ -43,6 +44,8 @@ class Evidence:
     steps: Mapping[str, int]
     """Problem -> its number of steps."""
     seeds: Sequence[int] = REPORTED_SEEDS
+    agents: Scores = dataclasses.field(default_factory=dict)
+    """What `celo2 rl` recorded."""
 
     @functools.cached_property
     def baselines(self) -> dict[str, Baseline]:
@@ -152,6 +155,7 @@ def evidence(root: Path, folder: Path | None = None) -> Evidence:
         Records((folder or root / "records/benchmark") / "runs.jsonl"),
         Records(root / "records/validation/runs.jsonl"),
         steps,
+        agents=recorded(root),
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from celo2.errors import InputError
+from celo2.evaluate import agents, pictures
 from celo2.evaluate import benchmark_tables as tables
-from celo2.evaluate import pictures
 from celo2.evaluate.evidence import BASELINE, Evidence, evidence, ratios
 from celo2.evaluate.tables import Table
 from celo2.files import write
@@ -45,6 +45,7 @@ COMMANDS = """\
 celo2 bench --out records/benchmark
 celo2 bench --part single --out records/benchmark
 celo2 bench --part sensitivity --out records/benchmark
+celo2 rl --out records/rl
 celo2 report --page report.html
 """
 
@@ -66,7 +67,7 @@ def write_page(path: Path, root: Path, folder: Path | None = None) -> None:
 def page(found: Evidence) -> str:
     """Return the page."""
     sections = [_head(found), _lost(found), _tuned(found), _single(found), _curves(found)]
-    sections += [_sensitivity(found), _costs(found), _commands()]
+    sections += [_agents(found), _sensitivity(found), _costs(found), _commands()]
     body = "\n".join(sections)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
@@ -159,6 +160,16 @@ def _sensitivity(found: Evidence) -> str:
     text = "One setting at a time is changed around the tuned ones. Cut at 1.3 times the best."
     bands = "<h3>Learning rates within 2 % of the best loss</h3>" + tables.bands(found).html()
     return _section("Sensitivity", text, bands, *parts)
+
+
+def _agents(found: Evidence) -> str:
+    if not found.agents:
+        return ""
+    text = (
+        "Agents trained by PPO: mean return of their last episodes, interquartile mean over seeds. "
+        "Adam runs at the published settings. Above Adam's is better."
+    )
+    return _section("Reinforcement learning", text, agents.table(found.agents).html())
 
 
 def _costs(found: Evidence) -> str:

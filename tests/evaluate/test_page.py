@@ -1,5 +1,6 @@
 """Protects the benchmark's tables and its page: from hand-made runs to numbers known by hand."""
 
+import dataclasses
 import html.parser
 
 import pytest
@@ -10,7 +11,7 @@ from celo2.evaluate.baselines import ADAMW, MUON, OPTIMIZERS
 from celo2.evaluate.evidence import Evidence, evidence, ratios, won_and_lost
 from celo2.evaluate.page import page, write_page
 from celo2.evaluate.records import Records
-from celo2.evaluate.scores import run_of
+from celo2.evaluate.scores import Score, run_of
 from celo2.evaluate.single import Configuration
 from celo2.evaluate.suites import BENCHMARK
 
@@ -90,6 +91,13 @@ def test_the_speed_up_is_to_tuned_adamws_loss(found):
     speed = found.single["Celo2"][FIRST]
     assert speed.factors == pytest.approx([2**0.5, 2.0])
     assert speed.bound, "seed 2 reaches AdamW's 4 with the shortest run already"
+
+
+def test_agents_have_a_section_where_they_were_trained(found):
+    assert "Reinforcement learning" not in page(found)
+    score = Score({}, dict.fromkeys(range(1, 9), -12.5))
+    with_agents = dataclasses.replace(found, agents={"Muon": {"breakout": score}})
+    assert "<td>12.5 (12.5 to 12.5)</td>" in page(with_agents)
 
 
 class Strict(html.parser.HTMLParser):
