@@ -25,7 +25,7 @@ if processes > 1:
 assert jax.device_count() == devices * processes
 from celo2.meta import outer
 from dataclasses import replace
-from tests.meta.test_meta import CONFIG, FAMILY
+from tests.meta.settings import CONFIG, FAMILY
 # Later, Adam makes large differences of small ones.
 config = replace(CONFIG, outer_steps=4, warmup=2)
 for metrics in outer.run(config, [FAMILY], Path(directory), every_seconds=0.0):

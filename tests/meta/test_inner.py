@@ -1,0 +1,122 @@
+"""Protects the inner loop: it is the rule and Adam, from start to horizon."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from celo2 import InputError, Spec
+from celo2.meta import inner
+from celo2.meta.starts import STARTS
+from celo2.meta.symmetry import project
+from tests.cases import REFERENCE, THETA
+from tests.meta.settings import FAMILY, LOOP
+from tests.oracle import oracle_steps
+
+
+def replay(grads, start, orthogonalize):
+    """The parameter after these gradients, by the oracle."""
+    return oracle_steps(REFERENCE, grads, np.array(start), orthogonalize, lr=0.01)[1][-1]
+
+
+@pytest.mark.parametrize("orthogonalize", [True, False])
+def test_the_inner_loop_is_the_rule_and_adam(orthogonalize):
+    loop = dataclasses.replace(
+        LOOP,
+        spec=Spec(newton_schulz=orthogonalize, everywhere=not orthogonalize),
+        adamw_lr_multiplier=5.0,
+    )
+    theta = jax.tree.map(jnp.asarray, THETA.weights)
+    trajectory = inner.start(loop, FAMILY, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 6)
+    steps, after = inner.unroll(loop, FAMILY, theta, trajectory, trajectory, keys)
+
+    params, grads = trajectory.params, []
+    first, second = np.zeros(3), np.zeros(3)
+    w, b = np.array(params["w"], np.float64), np.array(params["b"], np.float64)
+    for t, key in enumerate(keys):
+        now = {"w": jnp.asarray(w, jnp.float32), "b": jnp.asarray(b, jnp.float32)}
+        batch_key = jax.random.split(key)[0]
+        (loss, _), g = jax.value_and_grad(FAMILY.loss, has_aux=True)(
+            now, (), trajectory.task, batch_key
+        )
+        np.testing.assert_allclose(steps.loss[t], loss, rtol=1e-4)
+        grads.append(jax.tree.map(np.asarray, g))
+        w = replay([x["w"] for x in grads], params["w"], orthogonalize)
+        if orthogonalize:
+            first, second = 0.9 * first + 0.1 * g["b"], 0.95 * second + 0.05 * g["b"] ** 2
+            b = b - 0.01 * 5.0 * first / np.sqrt(second + 1e-8)
+        else:
+            b = replay([x["b"] for x in grads], params["b"], False)
+    np.testing.assert_allclose(after.params["w"], w, atol=1e-5)
+    np.testing.assert_allclose(after.params["b"], b, atol=1e-5)
+
+
+def test_a_loss_that_is_not_a_number_is_the_ceiling_and_has_no_gradient():
+    losses = jnp.array([0.5, jnp.nan, 1e9, -1.0])
+    np.testing.assert_allclose(
+        inner.clipped(LOOP, losses), [0.5, LOOP.loss_ceiling, LOOP.loss_ceiling, 0.0]
+    )
+    np.testing.assert_array_equal(
+        jax.grad(lambda x: inner.clipped(LOOP, x).sum())(losses), [1, 0, 0, 0]
+    )
+
+
+def test_a_trajectory_ends_at_its_horizon_in_the_middle_of_an_unroll():
+    theta = jax.tree.map(jnp.asarray, THETA.weights)
+    old, fresh = (inner.start(LOOP, FAMILY, jax.random.key(seed)) for seed in (0, 7))
+    keys = jax.random.split(jax.random.key(1), 10)
+    steps, after = inner.unroll(
+        LOOP, FAMILY, theta, old._replace(step=old.horizon - 4), fresh, keys
+    )
+    np.testing.assert_array_equal(steps.ended, [False] * 4 + [True] * 6)
+    alone, expected = inner.unroll(LOOP, FAMILY, theta, fresh, old, keys[4:])
+    np.testing.assert_allclose(steps.loss[4:], alone.loss, rtol=1e-5)
+    np.testing.assert_allclose(after.params["w"], expected.params["w"], atol=1e-6)
+    assert (after.step, after.horizon) == (6, fresh.horizon)
+
+
+def test_horizons_and_learning_rates_come_from_their_ranges():
+    for distribution, median in (("log-uniform", np.sqrt(100 * 2000)), ("uniform", 1050)):
+        loop = inner.InnerLoop(
+            horizon=(100, 2000), horizon_distribution=distribution, learning_rate=(1e-3, 1e-1)
+        )
+        drawn = jax.vmap(lambda key, loop=loop: inner.start(loop, FAMILY, key))(
+            jax.random.split(jax.random.key(0), 2000)
+        )
+        assert ((drawn.horizon >= 100) & (drawn.horizon <= 2000)).all()
+        np.testing.assert_allclose(np.median(drawn.horizon), median, rtol=0.15)
+        assert ((drawn.learning_rate >= 0.99e-3) & (drawn.learning_rate <= 1.01e-1)).all()
+        np.testing.assert_allclose(np.median(drawn.learning_rate), 1e-2, rtol=0.15)
+
+
+def test_the_cosine_trains_as_a_user_does():
+    """Towards a far target Muon's step is constant: W moves by the sum of the learning rates."""
+    theta = jax.tree.map(jnp.asarray, project(Spec(), STARTS["muon-1"](0, Spec()).weights))
+    moved = []
+    for cosine in (False, True):
+        loop = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(200, 200), cosine=cosine)
+        one = inner.start(loop, FAMILY, jax.random.key(0))._replace(task=100 * jnp.ones((4, 3)))
+        _, after = inner.unroll(
+            loop, FAMILY, theta, one, one, jax.random.split(jax.random.key(1), 200)
+        )
+        moved.append(float(jnp.sqrt(jnp.mean((after.params["w"] - one.params["w"]) ** 2))))
+    np.testing.assert_allclose(moved, [2.0, 1.0], rtol=0.1)
+    np.testing.assert_allclose(moved[1] / moved[0], 0.5, rtol=0.02)
+
+
+def test_linear_weights_grow_from_0_to_2_over_the_horizon():
+    theta = jax.tree.map(jnp.asarray, THETA.weights)
+    loop = dataclasses.replace(LOOP, weighting="linear", horizon=(20, 20))
+    one = inner.start(loop, FAMILY, jax.random.key(0))
+    steps, _ = inner.unroll(loop, FAMILY, theta, one, one, jax.random.split(jax.random.key(1), 20))
+    np.testing.assert_allclose(steps.weight, (np.arange(20) + 0.5) / 10, rtol=1e-6)
+
+
+def test_a_range_upside_down_is_refused():
+    with pytest.raises(
+        InputError, match="horizon is from 9 to 3; give two numbers above 0, the lower one first"
+    ):
+        inner.InnerLoop(horizon=(9, 3))
