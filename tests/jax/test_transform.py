@@ -238,6 +238,7 @@ def test_jit_with_donation_and_no_second_compilation():
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop():
     w, grads = draw((4, 3, 5), steps=1)
     optimizer = scale_by_celo2(THETA)
@@ -311,6 +312,7 @@ def test_weight_decay_spares_biases_and_norms_unless_asked():
     np.testing.assert_allclose(after(weight_decay_mask=True)["bias"], 0.95)
 
 
+@pytest.mark.slow
 def test_a_matrix_without_gradient_stays_with_its_statistics():
     """Of two experts one had no tokens; without the option it moves on at full RMS."""
     w, grads = draw((2, 6, 4), steps=3)
@@ -357,6 +359,7 @@ def test_names_of_haiku_are_cut_at_slashes():
     assert rules == {"mlp.linear_0.w": "celo2", "transformer.lm_head.w": "adamw"}
 
 
+@pytest.mark.slow
 def test_nnx_optimizer():
     class Model(nnx.Module):
         def __init__(self, rngs):
@@ -382,6 +385,7 @@ def test_nnx_optimizer():
     assert {name for name, rule in rules.items() if rule == "celo2"} == {"hidden.kernel"}
 
 
+@pytest.mark.slow
 def test_equinox_with_its_axes():
     model = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_inexact_array)

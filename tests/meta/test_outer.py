@@ -53,6 +53,7 @@ def test_meta_training_lowers_the_meta_loss(tmp_path):
     assert np.mean(losses[-60:]) < 0.9 * np.mean(losses[:30])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_ends_bit_identical(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for _ in outer.run(CONFIG, [FAMILY], whole):

@@ -270,8 +270,19 @@ def main():
             model = sharded(mesh)
             steps(model, optimizer(model, orthogonalize=orthogonalize), 0, 4)
             results[f"{name} {orthogonalize}"] = whole(model)
+    results["uninterrupted"] = uninterrupted(meshes["fsdp"], rank, size, out)
+    results["resumed"] = resumed(meshes["fsdp"], out if size == 4 else Path(sys.argv[2]))
+    results["bfloat16"] = in_bfloat16(meshes["fsdp"])
+    if size == 2:
+        results["accelerate"] = accelerated(rank, size)
+    if rank == 0:
+        torch.save(results, out / "results.pt")
+    dist.destroy_process_group()
 
-    model = sharded(meshes["fsdp"])
+
+def uninterrupted(mesh, rank, size, out):
+    """Train for five steps, count the bytes of the third, and save a checkpoint of four ranks."""
+    model = sharded(mesh)
     opt = optimizer(model)
     steps(model, opt, 0, 2)
     with Traffic() as traffic:
@@ -283,27 +294,24 @@ def main():
             {"model": model_state, "optimizer": optimizer_state}, checkpoint_id=out / "checkpoint"
         )
     steps(model, opt, 3, 2)
-    results["uninterrupted"] = whole(model)
-    model = sharded(meshes["fsdp"])
+    return whole(model)
+
+
+def resumed(mesh, folder):
+    """Train a cleared model for two steps from the checkpoint in a folder."""
+    model = sharded(mesh)
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
     opt = optimizer(model)
     model_state, optimizer_state = get_state_dict(model, opt)
     checkpoint = {"model": model_state, "optimizer": optimizer_state}
-    where = out / "checkpoint" if size == 4 else Path(sys.argv[2]) / "checkpoint"
-    dcp.load(checkpoint, checkpoint_id=where)
+    dcp.load(checkpoint, checkpoint_id=folder / "checkpoint")
     set_state_dict(
         model, opt, model_state_dict=checkpoint["model"], optim_state_dict=checkpoint["optimizer"]
     )
     steps(model, opt, 3, 2)
-    results["resumed"] = whole(model)
-    results["bfloat16"] = in_bfloat16(meshes["fsdp"])
-    if size == 2:
-        results["accelerate"] = accelerated(rank, size)
-    if rank == 0:
-        torch.save(results, out / "results.pt")
-    dist.destroy_process_group()
+    return whole(model)
 
 
 if __name__ == "__main__":

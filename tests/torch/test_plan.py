@@ -70,6 +70,7 @@ def test_a_stack_moves_as_each_by_itself(shape, orthogonalize, state_dtype):
     assert list(optimizer.skipped().values()) == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 def test_a_compiled_stack_moves_as_an_eager_one():
