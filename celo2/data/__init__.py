@@ -1,1 +1,1 @@
-"""Images and texts as arrays: downloaded, checked and cached, or made here. Needs NumPy only."""
+"""Images, texts and tables: downloaded, checked and cached, or made here. Needs NumPy only."""

@@ -110,10 +110,11 @@ BENCHMARK: dict[str, BenchmarkEntry] = {
     ),
     "fashion-mixer": BenchmarkEntry(
         "Fashion-MNIST Mixer",
-        400,
+        300,
         "vision",
         "An all-MLP image classifier that mixes tiles and channels.",
         SEEN,
+        quick=True,
     ),
     "speech-gpt": BenchmarkEntry(
         "State of the Union GPT",
@@ -132,6 +133,7 @@ BENCHMARK: dict[str, BenchmarkEntry] = {
         300,
         "language",
         "A recurrent language model on bytes.",
+        quick=True,
     ),
     "fashion-vae": BenchmarkEntry(
         "Fashion-MNIST VAE",
@@ -139,6 +141,7 @@ BENCHMARK: dict[str, BenchmarkEntry] = {
         "generative",
         "A variational autoencoder, trained on the evidence lower bound.",
         SEEN,
+        quick=True,
     ),
     "fashion-diffusion": BenchmarkEntry(
         "Fashion-MNIST diffusion",
@@ -152,6 +155,7 @@ BENCHMARK: dict[str, BenchmarkEntry] = {
         500,
         "tabular",
         "A regression on a table of numbers and categories: the price of a diamond.",
+        quick=True,
     ),
     "photo-siren": BenchmarkEntry(
         "photograph (SIREN)",
@@ -164,6 +168,7 @@ BENCHMARK: dict[str, BenchmarkEntry] = {
         500,
         "scientific",
         "A physics-informed network, whose loss has derivatives of the network in it.",
+        quick=True,
     ),
     "in-context-regression": BenchmarkEntry(
         "in-context regression",

@@ -65,6 +65,23 @@ def test_an_entry_of_the_benchmark_says_what_it_stands_for(name):
     assert set(entry.data_seen_in) <= {"meta-training", "validation"}
 
 
+def test_the_quick_problems_are_five_of_different_domains():
+    quick = [entry.domain for entry in BENCHMARK.values() if entry.quick]
+    assert len(quick) == len(set(quick)) == 5
+
+
+@pytest.mark.parametrize("name", ["burgers-pinn", "in-context-regression"])
+def test_a_problem_whose_data_are_on_every_machine_can_be_traced(name):
+    family, key = problem(name).family, jax.random.key(0)
+    task = jax.eval_shape(family.sample, key)
+    shapes = jax.eval_shape(family.init, key, task)
+    assert 20_000 < sum(math.prod(p.shape) for p in shapes[0].values()) < 500_000
+    loss, state = jax.eval_shape(family.loss, *shapes, task, key)
+    metrics = jax.eval_shape(family.evaluate, *shapes, task, key)
+    assert loss.shape == metrics["loss"].shape == ()
+    assert state == shapes[1]
+
+
 @pytest.mark.parametrize("name", RL)
 def test_an_agent_learns_from_a_million_environment_steps(name):
     """As many whole rollouts as there are in 1e6; and the program can be traced."""
