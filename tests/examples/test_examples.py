@@ -1,5 +1,7 @@
 """Protects who starts from an example: each runs as its first lines say."""
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +54,39 @@ def test_ppo_minatar(tmp_path):
     assert [line[1] for line in lines] == ["8,192", "16,384"] * 2
     assert all(0 < float(line[-1]) < 5 for line in lines)
     assert lines[0][-1] == lines[2][-1], "the first rollout is of the same weights"
+
+
+@pytest.fixture
+def printed(capsys):
+    """Run an example's `main` in this process; returns what it printed."""
+
+    def run(name, *arguments):
+        importlib.import_module(f"examples.{name}").main(*arguments)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_vision_transformer(printed):
+    lines = printed("vision_transformer", 60).splitlines()
+    assert "patches.weight" in lines[1]
+    assert float(lines[-1].rpartition(" ")[2]) > 0.3, "three times chance"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_fine_tuning(printed):
+    shown = printed("fine_tuning", 60)
+    assert "weight    5x128    adamw  stated by its group" in shown
+    pretrained, tuned = re.findall(r"(\d\.\d\d) on the digits", shown)
+    assert float(pretrained) > 0.9
+    assert float(tuned) > 0.4, "twice chance"
+
+
+def test_inspect_theta(printed):
+    """An update is most like the latest gradient, and forgets one as momentum does."""
+    shown = printed("inspect_theta", "celo2")
+    assert shown.startswith("celo2@75c69ee02dc8a0f2\n")
+    cosines = [float(line.split()[1]) for line in shown.splitlines()[-10:]]
+    assert cosines[0] > 0.7
+    assert cosines[1:] == pytest.approx([cosines[1] * 0.9**i for i in range(9)], abs=0.02)
