@@ -65,7 +65,7 @@ class Bench:
     """Processes, of one thread each."""
     out: Path = Path("runs/benchmark")
     """Folder of runs.jsonl; runs that it holds are not repeated. In a checkout, --out
-    records/benchmark goes on from the recorded runs."""
+    records/benchmark resumes from the recorded runs."""
 
     def __call__(self, console: Console) -> None:
         """Run what is not recorded yet, and print the table."""

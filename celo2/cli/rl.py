@@ -42,7 +42,7 @@ class RL:
     """Processes, of one thread each."""
     out: Path = Path("runs/rl")
     """Folder of runs.jsonl; runs that it holds are not repeated. In a checkout, --out records/rl
-    goes on from the recorded runs."""
+    resumes from the recorded runs."""
 
     def __call__(self, console: Console) -> None:
         """Run what is not recorded yet, and print the table."""

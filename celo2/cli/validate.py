@@ -42,7 +42,7 @@ class Validate:
     """Processes, of one thread each."""
     out: Path = Path("runs/validation")
     """Folder of runs.jsonl; runs that it holds are not repeated. In a checkout, --out
-    records/validation goes on from the recorded runs of AdamW, Muon and the shipped thetas."""
+    records/validation resumes from the recorded runs of AdamW, Muon and the shipped thetas."""
 
     def __call__(self, console: Console) -> None:
         """Run what is not recorded yet, and print the table."""

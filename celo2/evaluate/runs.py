@@ -51,7 +51,7 @@ class RecordedLoss:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # of this machine, not of the optimizer
         except Exception as error:
-            # An optimizer that fails has lost; the others go on.
+            # An optimizer that fails has lost; the others continue.
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             result = {"loss": None, "error": reason}
         diverged = result["loss"] is None

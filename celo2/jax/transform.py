@@ -66,7 +66,7 @@ def scale_by_celo2(
             convolution kernel (taps..., in, out), one matrix (taps * in, out); of any other leaf
             the last two axes are the matrix, (..., in, out).
         skip_zero_gradients: leave a matrix whose gradient is exactly zero where it is, with its
-            running statistics. False: it goes on moving by its momentum at full RMS.
+            running statistics. False: its momentum still updates it, at full RMS.
 
     Returns:
         A transformation whose `update` needs `params`. Updates keep the dtype of the gradients. A

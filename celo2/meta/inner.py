@@ -228,7 +228,7 @@ def unroll(
     ) -> tuple[tuple[Trajectory, jax.Array], Steps]:
         trajectory, ended = carry
         ends = trajectory.step >= trajectory.horizon
-        # A select instead of a branch: under vmap other trajectories go on. It reads one fresh
+        # A select instead of a branch: under vmap other trajectories continue. It reads one fresh
         # network per trajectory, which is made once per unroll.
         trajectory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, trajectory)
         ended = ended | ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 
@@ -13,11 +14,11 @@ def best_of_sweep(path: Path) -> dict[str, tuple[float, float]]:
     losses: dict[str, dict[float, list[float]]] = {}
     for record in Records(path):
         config, loss = record["run"]["config"], record["held_out_loss"]
-        rates = losses.setdefault(config["optimizer"], {})
-        rates.setdefault(config["learning_rate"], []).append(float("inf") if loss is None else loss)
+        of_optimizer = losses.setdefault(config["optimizer"], {})
+        of_seeds = of_optimizer.setdefault(config["learning_rate"], [])
+        of_seeds.append(math.inf if loss is None else loss)
     best = {}
-    for name, rates in losses.items():
-        means = {rate: statistics.fmean(values) for rate, values in rates.items()}
-        learning_rate = min(means, key=means.__getitem__)
-        best[name] = learning_rate, means[learning_rate]
+    for name, of_optimizer in losses.items():
+        learning_rate = min(of_optimizer, key=lambda each: statistics.fmean(of_optimizer[each]))
+        best[name] = learning_rate, statistics.fmean(of_optimizer[learning_rate])
     return best
