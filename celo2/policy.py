@@ -25,7 +25,7 @@ class PowerLaw(NamedTuple):
     at_1000: Any
     exponent: Any
 
-    def at(self, total_steps: int) -> Any:
+    def at(self, total_steps: Any) -> Any:
         """Return the value for a run of `total_steps`."""
         return self.at_1000 * (total_steps / REFERENCE_STEPS) ** self.exponent
 
@@ -50,16 +50,16 @@ class Policy(NamedTuple):
     weight_decay: Any
     """Decoupled, at the learning rate of hidden matrices."""
 
-    def peak(self, kind: str, total_steps: int) -> Any:
+    def peak(self, kind: str, total_steps: Any) -> Any:
         """Return the peak learning rate of a kind of parameter in a run of `total_steps`."""
         return getattr(self, kind).at(total_steps)
 
-    def multipliers(self, total_steps: int) -> dict[str, Any]:
+    def multipliers(self, total_steps: Any) -> dict[str, Any]:
         """Return the learning rate of each kind of parameter over that of hidden matrices."""
         base = self.peak(HIDDEN, total_steps)
         return {kind: self.peak(kind, total_steps) / base for kind in KINDS}
 
-    def factor(self, xp: Any, step: Any, total_steps: int) -> Any:
+    def factor(self, xp: Any, step: Any, total_steps: Any) -> Any:
         """Return the learning rate of a step, from 0 on, over its peak.
 
         The schedule is taken in the middle of the step, so that the first is not at zero. Steps

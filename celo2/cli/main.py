@@ -19,6 +19,7 @@ try:
     from celo2.cli.experiments import Experiments
     from celo2.cli.inspect import Inspect
     from celo2.cli.meta_train import MetaTrain
+    from celo2.cli.meta_train_policy import MetaTrainPolicy
     from celo2.cli.plan import Plan
     from celo2.cli.report import Report
     from celo2.cli.rl import RL
@@ -32,6 +33,7 @@ except ModuleNotFoundError as error:
 COMMANDS: dict[str, type] = {
     "train": Train,
     "meta-train": MetaTrain,
+    "meta-train-policy": MetaTrainPolicy,
     "validate": Validate,
     "bench": Bench,
     "rl": RL,

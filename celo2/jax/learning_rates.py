@@ -34,7 +34,7 @@ class LearningRates(NamedTuple):
 def resolve(
     theta: Theta,
     learning_rate: optax.ScalarOrSchedule | None,
-    total_steps: int | None,
+    total_steps: int | jax.Array | None,
     weight_decay: float | None,
     adamw_lr_multiplier: float | None,
 ) -> LearningRates:
@@ -55,14 +55,15 @@ def resolve(
             f"adamw_lr_multiplier is {adamw_lr_multiplier}, but with total_steps= theta's policy "
             "sets it; leave it out, or give learning_rate="
         )
-    total_steps = check_total_steps(total_steps)
+    if not isinstance(total_steps, jax.Array):  # it may be traced
+        total_steps = check_total_steps(total_steps)
     policy = theta.required_policy()
     weight_decay = policy.weight_decay if weight_decay is None else weight_decay
     multiply = _scale_by_kind(policy.multipliers(total_steps))
     return LearningRates(schedule(policy, total_steps), multiply, weight_decay)
 
 
-def schedule(policy: Policy, total_steps: int) -> Callable[[Any], jax.Array]:
+def schedule(policy: Policy, total_steps: int | jax.Array) -> Callable[[Any], jax.Array]:
     """Return the learning rate of hidden matrices as an optax schedule, of the steps so far."""
     peak = policy.peak(HIDDEN, total_steps)
     return lambda count: peak * policy.factor(jnp, count, total_steps)

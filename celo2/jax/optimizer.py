@@ -22,7 +22,7 @@ from celo2.theta import Theta, load_theta
 def celo2(
     learning_rate: optax.ScalarOrSchedule | None = None,
     *,
-    total_steps: int | None = None,
+    total_steps: int | jax.Array | None = None,
     weight_decay: float | None = None,
     weight_decay_mask: Any = None,
     adamw_lr_multiplier: float | None = None,
@@ -47,7 +47,7 @@ def celo2(
         learning_rate: RMS of the update of every matrix per step; a number or an optax schedule.
         total_steps: number of steps of the whole run. Learning rates, warm-up, decay and weight
             decay are then those of theta's policy (`celo2.policy`); later steps stay at the last
-            learning rate.
+            learning rate. It may be traced.
         weight_decay: decoupled weight decay, p <- p - learning_rate * weight_decay * p, under both
             optimizers, at the learning rate of hidden matrices. None: the policy's, or 0 with
             `learning_rate`; that of `optax.adamw` is 1e-4, of PyTorch's AdamW 0.01.
