@@ -52,8 +52,8 @@ def train(problem: Problem, baseline: Baseline, settings: Settings, seed: int) -
     Returns:
         `loss`: mean over the held-out batches at the end; `train_loss`: mean over the last tenth
         of the steps; `metrics`: the other held-out metrics; `curve`: training losses, means over
-        stretches; `parameters`; `state_bytes` of the optimizer; `seconds` of the run, and
-        `compile_seconds` before it, 0 if the program was compiled already.
+        stretches; `parameters`; of the optimizer its `counts` and `state_bytes`; `seconds` of the
+        run, and `compile_seconds` before it, 0 if the program was compiled already.
     """
     weights = baseline.weights
     arguments = Arguments(
@@ -76,6 +76,7 @@ def train(problem: Problem, baseline: Baseline, settings: Settings, seed: int) -
         "metrics": metrics,
         "curve": [float(stretch.mean()) for stretch in stretches],
         "parameters": int(values["parameters"]),
+        "counts": {name: int(value) for name, value in values["counts"].items()},
         "state_bytes": int(values["state_bytes"]),
         "seconds": round(ended - ready, 2),
         "compile_seconds": round(ready - began, 2),
@@ -100,7 +101,7 @@ def run(program: Program, arguments: Arguments) -> dict[str, Any]:
 
     Returns:
         `losses` (steps,) of training, `train_loss`, held-out `metrics` (means), `parameters`, and
-        `state_bytes` of the optimizer.
+        of the optimizer its `counts` and `state_bytes`.
     """
     family, settings, extra, key = arguments
     transform = program.baseline.build(settings, program.steps)
@@ -130,5 +131,6 @@ def run(program: Program, arguments: Arguments) -> dict[str, Any]:
         "train_loss": losses[-max(1, program.steps // 10) :].mean(),
         "metrics": jax.tree.map(jnp.mean, jax.lax.map(held_out, keys)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "counts": program.baseline.report(state),
         "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
     }

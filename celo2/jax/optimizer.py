@@ -31,6 +31,7 @@ def celo2(
     labels: Any = None,
     axes: Axes = None,
     skip_zero_gradients: bool = True,
+    guard: Any = None,
     b1: float = 0.9,
     b2: float = 0.95,
     eps: float = 1e-8,
@@ -63,6 +64,7 @@ def celo2(
             function from the parameters to one; None: by name and shape (see `route`).
         axes: as in `scale_by_celo2`.
         skip_zero_gradients: as in `scale_by_celo2`.
+        guard: as in `scale_by_celo2`.
         b1: first decay of AdamW.
         b2: second decay of AdamW.
         eps: epsilon of AdamW.
@@ -84,7 +86,11 @@ def celo2(
         optax.scale_by_learning_rate(learning_rates.base),
     ]
     learned = scale_by_celo2(
-        theta, orthogonalize=orthogonalize, axes=axes, skip_zero_gradients=skip_zero_gradients
+        theta,
+        orthogonalize=orthogonalize,
+        axes=axes,
+        skip_zero_gradients=skip_zero_gradients,
+        guard=guard,
     )
     # Multipliers come before weight decay is added, so that they scale AdamW's update alone.
     adamw = [_skip_not_finite(optax.scale_by_adam(b1, b2, eps)), learning_rates.multiply]

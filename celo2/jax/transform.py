@@ -36,6 +36,8 @@ class ScaleByCelo2State(NamedTuple):
     column_moments: Any
     skipped: jax.Array
     """Number of gradients, leaf by leaf, that were not finite and were skipped; int32."""
+    pushed: jax.Array
+    """Number of updates, matrix by matrix, that the guard has pushed; int32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class _Rule:
     weights: Weights
     orthogonalize: bool
     skip_zero_gradients: bool
+    guard: Any
 
 
 def scale_by_celo2(
@@ -54,6 +57,7 @@ def scale_by_celo2(
     orthogonalize: bool | None = None,
     axes: Axes = None,
     skip_zero_gradients: bool = True,
+    guard: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Transform gradients into updates of RMS 1 by the learned rule of Celo2.
 
@@ -67,6 +71,10 @@ def scale_by_celo2(
             the last two axes are the matrix, (..., in, out).
         skip_zero_gradients: leave a matrix whose gradient is exactly zero where it is, with its
             running statistics. False: its momentum still updates it, at full RMS.
+        guard: least cosine, between 0 and 1 (a number or a traced array), of the update of a matrix
+            and its momentum of decay 0.9: an update below it is pushed along the momentum by the
+            least amount that restores it, and training converges whatever theta does
+            (docs/guarantee.md). None: no guard.
 
     Returns:
         A transformation whose `update` needs `params`. Updates keep the dtype of the gradients. A
@@ -75,17 +83,18 @@ def scale_by_celo2(
         traced, differentiated and batched.
 
     Raises:
-        InputError: no such theta; in `init` and `update`, leaves that are not real floats or axes
-            that do not fit; in `update`, `params` is None.
+        InputError: no such theta, or a guard out of range; in `init` and `update`, leaves that are
+            not real floats or axes that do not fit; in `update`, `params` is None.
     """
     theta = theta if isinstance(theta, Theta) else load_theta(theta)
     spec = theta.spec
     orthogonalize = spec.newton_schulz if orthogonalize is None else orthogonalize
+    rule.check_kappa(guard)
 
     def init(params: Any) -> ScaleByCelo2State:
         states = jax.tree.map(partial(_init_leaf, spec), params, _axes_tree(axes, params))
         trees = _unzip(params, states, len(ParameterState._fields))
-        return ScaleByCelo2State._make([*trees, jnp.zeros((), jnp.int32)])
+        return ScaleByCelo2State._make([*trees, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)])
 
     def update(
         updates: Any,
@@ -102,13 +111,14 @@ def scale_by_celo2(
                 "call update(grads, state, params)"
             )
         arrays = Weights(*map(jnp.asarray, weights))
-        update_leaf = partial(_update_leaf, _Rule(spec, arrays, orthogonalize, skip_zero_gradients))
-        *trees, skipped = state
+        shared = _Rule(spec, arrays, orthogonalize, skip_zero_gradients, guard)
+        update_leaf = partial(_update_leaf, shared)
+        *trees, skipped, pushed = state
         results = jax.tree.map(update_leaf, updates, params, _axes_tree(axes, params), *trees)
-        steps, finite, *trees = _unzip(updates, results, 2 + len(ParameterState._fields))
-        for is_finite in jax.tree.leaves(finite):
-            skipped = skipped + ~is_finite
-        return steps, ScaleByCelo2State._make([*trees, skipped])
+        steps, finite, pushes, *trees = _unzip(updates, results, 3 + len(ParameterState._fields))
+        for is_finite, count in zip(jax.tree.leaves(finite), jax.tree.leaves(pushes), strict=True):
+            skipped, pushed = skipped + ~is_finite, pushed + count
+        return steps, ScaleByCelo2State._make([*trees, skipped, pushed])
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -170,29 +180,34 @@ def _init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> ParameterState:
 
 
 def _update_leaf(shared: _Rule, g: Any, p: Any, axes: MatrixAxes, *arrays: Any) -> tuple[Any, ...]:
-    """Return (update, whether the gradient was finite, the four arrays of the new state)."""
+    """Return (update, whether its gradient was finite, pushed matrices, the new state)."""
     g, old = jnp.asarray(g), ParameterState(*arrays)
     if g.size == 0:
-        return g, jnp.array(True), *old
+        return g, jnp.array(True), jnp.zeros((), jnp.int32), *old
     wide_g, wide_p = as_float(g), as_float(p)
     finite = jnp.isfinite(wide_g).all()
     wide_g = jnp.where(finite, wide_g, 0)
     views = matrix_views(g.shape, axes)
-    steps, accumulators = [], []
+    steps, accumulators, pushes = [], [], jnp.zeros((), jnp.int32)
     with jax.default_matmul_precision("highest"):
         for view, before in zip(views, unpack(jnp, views, old), strict=True):
-            step, after = _update_matrices(shared, view, before, wide_g, wide_p)
+            step, after, pushed = _update_matrices(shared, view, before, wide_g, wide_p)
             steps.append(step)
             accumulators.append(after)
+            pushes = pushes + jnp.sum(pushed & finite)
     new = pack(jnp, views, accumulators)
     kept = [jnp.where(finite, after, before) for after, before in zip(new, old, strict=True)]
-    return jnp.where(finite, join(jnp, views, steps), 0).astype(g.dtype), finite, *kept
+    update = jnp.where(finite, join(jnp, views, steps), 0).astype(g.dtype)
+    return update, finite, pushes, *kept
 
 
 def _update_matrices(
     shared: _Rule, view: MatrixView, before: rule.Accumulators, g: Any, p: Any
-) -> tuple[Any, rule.Accumulators]:
+) -> tuple[Any, rule.Accumulators, Any]:
     g, p = view.view(jnp, g), view.view(jnp, p)
     orthogonalize = rule.orthogonalize if shared.orthogonalize and not view.is_vector else None
     active = rule.has_gradient(jnp, g) if shared.skip_zero_gradients else None
-    return rule.update(jnp, shared.spec, shared.weights, before, g, p, orthogonalize, active)
+    arguments = jnp, shared.spec, shared.weights, before, g, p, orthogonalize
+    if shared.guard is not None:
+        return rule.guarded_update(*arguments, shared.guard, active)
+    return *rule.update(*arguments, active), jnp.zeros((), bool)

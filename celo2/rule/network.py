@@ -88,11 +88,18 @@ def first_layer(xp: Any, w: Array, channels: Sequence[Array]) -> Array:
 def later_layers(xp: Any, theta: Weights, h: Array) -> Array:
     """Return what follows the products of the first layer: (..., hidden, a, b) -> (..., a, b)."""
     a, b = h.shape[-2:]
-    h = xp.clip(h + theta.b0[:, None, None], 0, None)
-    h = h.reshape(*h.shape[:-2], a * b)
-    h = xp.clip(xp.swapaxes(theta.w1, 0, 1) @ h + theta.b1[:, None], 0, None)
-    d = theta.w2[:, 0] @ h + theta.b2[0]
+    _, second = hidden_layers(xp, theta, h)
+    d = theta.w2[:, 0] @ second + theta.b2[0]
     return d.reshape(*d.shape[:-1], a, b)
+
+
+def hidden_layers(xp: Any, theta: Weights, h: Array) -> tuple[Array, Array]:
+    """Return both hidden layers after the ReLU, (..., hidden, a b), from products h of the first."""
+    a, b = h.shape[-2:]
+    first = xp.clip(h + theta.b0[:, None, None], 0, None)
+    first = first.reshape(*first.shape[:-2], a * b)
+    second = xp.clip(xp.swapaxes(theta.w1, 0, 1) @ first + theta.b1[:, None], 0, None)
+    return first, second
 
 
 def entrywise_direction(

@@ -70,6 +70,23 @@ def update(
         active: (..., 1, 1) bool; where it is False the update is 0 and the accumulators stay as
             they were. None: every matrix is active.
     """
+    d, new = propose(xp, spec, theta, accumulators, g, p, orthogonalize)
+    moves = has_history(xp, new.momentum)
+    if active is None:
+        return normalize(xp, spec, d, moves), new
+    return normalize(xp, spec, d, moves & active), keep_inactive(xp, active, new, accumulators)
+
+
+def propose(
+    xp: Any,
+    spec: Spec,
+    theta: Weights,
+    accumulators: Accumulators,
+    g: Array,
+    p: Array,
+    orthogonalize: Callable[[Any, Spec, Array], Array] | None,
+) -> tuple[Array, Accumulators]:
+    """Return the direction before its normalization, and the new accumulators; see `update`."""
     g = xp.clip(g, -spec.gradient_clip, spec.gradient_clip)
     new = accumulate(xp, spec, accumulators, g)
     channels = compute_features(xp, spec, new, g, p)
@@ -77,12 +94,7 @@ def update(
     squares = Channels(mean_squares(xp, channels.entries), rows, columns)
     layer = fold(xp, spec, theta.w0, squares, vector=len(new.factored) == 1)
     d = direction(xp, theta, layer, channels)
-    if orthogonalize is not None:
-        d = orthogonalize(xp, spec, d)
-    moves = has_history(xp, new.momentum)
-    if active is None:
-        return normalize(xp, spec, d, moves), new
-    return normalize(xp, spec, d, moves & active), _where(xp, active, new, accumulators)
+    return d if orthogonalize is None else orthogonalize(xp, spec, d), new
 
 
 def accumulate(xp: Any, spec: Spec, accumulators: Accumulators, g: Array) -> Accumulators:
@@ -136,7 +148,8 @@ def compute_features(
     return Channels(features.in_order(spec, plain, multiplied), rows, columns)
 
 
-def _where(xp: Any, active: Array, new: Accumulators, old: Accumulators) -> Accumulators:
+def keep_inactive(xp: Any, active: Array, new: Accumulators, old: Accumulators) -> Accumulators:
+    """Return the new accumulators of matrices that are active, and the old ones of all others."""
     return Accumulators(
         xp.where(active, new.momentum, old.momentum),
         xp.where(active, new.second_moment, old.second_moment),

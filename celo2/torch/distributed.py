@@ -21,9 +21,6 @@ from celo2.torch.layout import Sharding
 if TYPE_CHECKING:
     from celo2.torch.plan import MatrixBatch
 
-Step = tuple[Tensor, Tensor]
-"""(direction, what it is multiplied by to have RMS 1 over each matrix (..., 1, 1))"""
-
 
 class Exchange(Protocol):
     """What batches of matrices that are updated together exchange with other ranks."""
@@ -34,8 +31,11 @@ class Exchange(Protocol):
 
     def orthogonalize(
         self, batches: Sequence[MatrixBatch], directions: Sequence[Tensor]
-    ) -> list[Step]:
-        """Orthogonalize the local parts of directions, in place, each as a part of its matrix."""
+    ) -> list[Tensor]:
+        """Orthogonalize the local parts of directions, in place, each as a part of its matrix.
+
+        Returns what each matrix of a direction is multiplied by to have RMS 1, (..., 1, 1).
+        """
         ...
 
 
@@ -48,9 +48,9 @@ class Local:
 
     def orthogonalize(
         self, batches: Sequence[MatrixBatch], directions: Sequence[Tensor]
-    ) -> list[Step]:
+    ) -> list[Tensor]:
         """Orthogonalize each matrix."""
-        return list(map(_orthogonalized, batches, directions))
+        return list(map(_orthogonalize, batches, directions))
 
 
 LOCAL = Local()
@@ -78,7 +78,7 @@ class Sharded(NamedTuple):
 
     def orthogonalize(
         self, batches: Sequence[MatrixBatch], directions: Sequence[Tensor]
-    ) -> list[Step]:
+    ) -> list[Tensor]:
         """Orthogonalize whole matrices, each on one rank; they are dealt out in turn."""
         if not batches[0].window.divides_matrices:
             return LOCAL.orthogonalize(batches, directions)
@@ -113,7 +113,7 @@ class Sharded(NamedTuple):
         dist.all_to_all_single(sent, received, to_ranks, from_ranks, group=self.group)
         for x, values in zip(local, _parts(sent, local), strict=True):
             x.copy_(values)
-        return [(d, d.new_ones(1, 1)) for d in directions]
+        return [d.new_ones(1, 1) for d in directions]
 
 
 def _orthogonalize_message(message: Tensor, owned: Sequence[MatrixBatch], ranks: int) -> None:
@@ -133,8 +133,7 @@ def _orthogonalize_message(message: Tensor, owned: Sequence[MatrixBatch], ranks:
     # 2. Orthogonalize in place, one after the other, and bring each to RMS 1 here, since no other
     # rank sees it whole.
     for batch, matrix in zip(owned, matrices, strict=True):
-        _, scale = _orthogonalized(batch, matrix)
-        matrix.mul_(scale)
+        matrix.mul_(_orthogonalize(batch, matrix))
 
     # 3. Copy the parts back over what was received: the return message has the same order.
     for part, place in zip(parts, places, strict=True):
@@ -175,11 +174,12 @@ def _elements(shards: Sequence[_Shard], rank: int) -> int:
     return sum(shard.numel(rank) for shard in shards)
 
 
-def _orthogonalized(batch: MatrixBatch, d: Tensor) -> Step:
+def _orthogonalize(batch: MatrixBatch, d: Tensor) -> Tensor:
     spec, orthogonalize = batch.rule.spec, batch.rule.orthogonalize
     assert orthogonalize is not None
-    d = orthogonalize(spec, d) if d.numel() else d
-    return d, rms_scale(spec.normalize_epsilon, sum_of_squares(d) / (d.shape[-2] * d.shape[-1]))
+    if d.numel():
+        orthogonalize(spec, d)
+    return rms_scale(spec.normalize_epsilon, sum_of_squares(d) / (d.shape[-2] * d.shape[-1]))
 
 
 def sum_of_squares(d: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from celo2.errors import InputError
+from celo2.rule import check_kappa
 
 STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 """float16 is not among them: the squares of ordinary gradients overflow it."""
@@ -34,6 +35,7 @@ def checked(group: dict[str, Any]) -> dict[str, Any]:
     ):
         raise InputError(f"betas are {betas}; give two, each at least 0 and below 1")
     group["betas"] = tuple(float(beta) for beta in betas)
+    check_kappa(group["guard"])
     for key, allowed in (
         ("state_dtype", STATE_DTYPES),
         ("newton_schulz_dtype", NEWTON_SCHULZ_DTYPES),

@@ -1,4 +1,4 @@
-"""The element-wise work of a step: four kernels over matrices (..., m, n) in memory order.
+"""The element-wise work of a step: kernels over matrices (..., m, n) in memory order.
 
 The formulas are those of `celo2.rule`, cut where a number depends on the whole matrix. A kernel
 does not know which side is fan-in: what is constant along a side comes as (..., m, 1) and
@@ -53,7 +53,7 @@ class Sums(NamedTuple):
     plain: Tensor
     """Squares of the channels of `rule.plain_channels`: (channels, ..., 1, 1)."""
     magnitude: Tensor
-    """Magnitudes of the momenta: (..., 1, 1)."""
+    """Magnitudes of the momenta: (momenta, ..., 1, 1)."""
 
 
 class Entries(NamedTuple):
@@ -114,14 +114,14 @@ def accumulate(spec: Spec, entries: Entries, noise: Noise | None) -> Sums:
     m, v, g, p, active = read(spec, entries)
     m, v = rule.moving_averages(spec, m, v, g)
     squares = [_sum(x * x) for x in rule.plain_channels(torch, spec, m, v, g, p)]
-    magnitude = sum(_sum(x.abs()) for x in m)
+    magnitude = torch.stack([_sum(x.abs()) for x in m])
     # In place: with three momenta in float32, 16 bytes per element are read and 16 written, beside
     # the 8 of gradient and parameter.
     store([*entries.m, entries.v], [*m, v], active, noise)
     # R and C need the squares along either side; q itself stays a temporary of a block.
     q = g * g + spec.factored_floor
     by_row, by_column = q.sum(-1, keepdim=True), q.sum(-2, keepdim=True)
-    return Sums(by_row, by_column, torch.stack(squares), magnitude)  # type: ignore[arg-type]
+    return Sums(by_row, by_column, torch.stack(squares), magnitude)
 
 
 def factored_squares(spec: Spec, entries: Entries, factors: Sides) -> Tensor:
@@ -161,6 +161,29 @@ def apply(
     p.copy_(torch.where(finite, wide - lr * (scale * d + weight_decay * wide), wide))
 
 
+def products(m: Tensor, d: Tensor, magnitude: Tensor) -> Tensor:
+    """Return the sums of `rule.products`, (3, ..., 1, 1), in the precision of d."""
+    return torch.stack(rule.products(torch, m.to(d.dtype), d, magnitude))
+
+
+def apply_guarded(
+    p: Tensor,
+    d: Tensor,
+    m: Tensor,
+    scales: tuple[Tensor, Tensor],
+    lr: Tensor,
+    weight_decay: Tensor,
+    finite: Tensor,
+) -> None:
+    """Run `apply` with scales[0] d + scales[1] m in the place of scale d.
+
+    d may hold anything where its scale is 0.
+    """
+    wide = p.to(d.dtype)
+    step = torch.where(scales[0] > 0, scales[0] * d, 0) + scales[1] * m.to(d.dtype)
+    p.copy_(torch.where(finite, wide - lr * (step + weight_decay * wide), wide))
+
+
 def entry_channels(spec: Spec, entries: Entries, factors: Sides) -> list[Tensor]:
     """Return the channels that differ per element, in the order of the spec."""
     m, v, g, p, _ = read(spec, entries)
@@ -192,19 +215,21 @@ def _added(blocks: Sequence[Tensor]) -> Tensor:
 
 
 class Functions(NamedTuple):
-    """The four functions above, eager or fused."""
+    """The functions above, eager or fused."""
 
     accumulate: Callable[..., Sums] = accumulate
     factored_squares: Callable[..., Tensor] = factored_squares
     direction: Callable[..., Tensor] = direction
     apply: Callable[..., None] = apply
+    products: Callable[..., Tensor] = products
+    apply_guarded: Callable[..., None] = apply_guarded
 
 
 @functools.cache
 def fused_functions() -> Functions:
     """Return the functions compiled by inductor, for any sizes and numbers."""
-    sources = (accumulate, factored_squares, fused_direction, apply)
-    return Functions._make(map(_fused, sources, Functions()))
+    eager = Functions()
+    return Functions._make(map(_fused, eager._replace(direction=fused_direction), eager))
 
 
 def _fused(f: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
@@ -270,12 +295,28 @@ class Kernels(NamedTuple):
             d[..., rows, :] = self.functions.direction(spec, theta, *here)
         return d
 
+    def products(self, m: Tensor, d: Tensor, magnitude: Tensor) -> Tensor:
+        """Run the guard's kernel."""
+        blocks = []
+        for rows in self._blocks(d):
+            here = (..., rows, slice(None))
+            blocks.append(self.functions.products(m[here], d[here], magnitude))
+        return blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
+
     def apply(self, p: Tensor, d: Tensor, scale: Tensor, *numbers: Tensor) -> None:
         """Run the last kernel."""
         # 12 bytes per element move in float32: p and d are read, p is written.
         for rows in self._blocks(p):
             here = (..., rows, slice(None))
             self.functions.apply(p[here], d[here], scale, *numbers)
+
+    def apply_guarded(
+        self, p: Tensor, d: Tensor, m: Tensor, scales: tuple[Tensor, Tensor], *numbers: Tensor
+    ) -> None:
+        """Run the last kernel of guarded updates."""
+        for rows in self._blocks(p):
+            here = (..., rows, slice(None))
+            self.functions.apply_guarded(p[here], d[here], m[here], scales, *numbers)
 
     def _blocks(self, x: Tensor) -> Iterator[slice]:
         # Rows are adjacent in memory, so a block of them is contiguous for a single matrix.

@@ -96,6 +96,9 @@ class Celo2(Optimizer):
         skip_zero_gradients: whether a matrix whose gradient is exactly zero (an expert without
             tokens) keeps its state and gets no update but weight decay; the published rule goes on
             at RMS `lr`.
+        guard: least cosine, between 0 and 1, of the update of a matrix and its momentum of decay
+            0.9: an update below it is pushed along the momentum by the least amount that restores
+            it, and training converges whatever theta does (docs/guarantee.md). None: no guard.
         in_backward: step each parameter right after its gradient is accumulated and free the
             gradient, so at most one is alive; `step` then has nothing left to do. For one process,
             without gradient accumulation, clipping of the global norm, or `GradScaler`.
@@ -128,6 +131,7 @@ class Celo2(Optimizer):
         compile: bool | None = None,  # noqa: A002 - the word of torch
         in_backward: bool = False,
         skip_zero_gradients: bool = True,
+        guard: float | None = None,
         route: Override | None = None,
     ) -> None:
         _refuse_zero_redundancy_optimizer()
@@ -143,7 +147,8 @@ class Celo2(Optimizer):
         )
         defaults |= {"betas": betas, "eps": eps, "orthogonalize": orthogonalize}
         defaults |= {"state_dtype": state_dtype, "newton_schulz_dtype": newton_schulz_dtype}
-        defaults |= {"skip_zero_gradients": skip_zero_gradients, "theta": self.theta.identity}
+        defaults |= {"skip_zero_gradients": skip_zero_gradients, "guard": guard}
+        defaults |= {"theta": self.theta.identity}
         self._add_groups(as_groups(params), checked(defaults))
 
     def _add_groups(self, groups: list[dict[str, Any]], defaults: dict[str, Any]) -> None:
@@ -321,6 +326,15 @@ class Celo2(Optimizer):
             if count:
                 counts[name] = count
         return counts
+
+    def guard_rate(self) -> float:
+        """Return the fraction of the matrices' updates that `guard` has pushed in this process.
+
+        It is 0 without a guard. Waits for the device, so it is not called in a step.
+        """
+        guards = [] if self._planner is None else self._planner.guards()
+        updates = sum(guard.updates for guard in guards)
+        return sum(int(guard.pushed) for guard in guards) / updates if updates else 0.0
 
     def _warn(self, outcomes: Sequence[Tensor]) -> None:
         """Report skipped gradients on the CPU, where that needs no sync."""

@@ -80,6 +80,22 @@ def _tensor(x: float | Tensor, device: torch.device, dtype: torch.dtype) -> Tens
     return torch.full((), x, dtype=dtype, device=device)
 
 
+class Guard:
+    """The guard of the updates of one rule, and how often it has acted."""
+
+    def __init__(self, kappa: float, device: torch.device) -> None:
+        self.kappa = kappa
+        self.pushed = torch.zeros((), dtype=torch.int64, device=device)
+        """Updates of matrices that were pushed."""
+        self.updates = 0
+        """Updates of matrices."""
+
+    def count(self, pushed: Tensor) -> None:
+        """Count updates of matrices, of which `pushed` (bool) were pushed; nothing waits."""
+        self.pushed += pushed.sum()
+        self.updates += pushed.numel()
+
+
 class UpdateRule(NamedTuple):
     """The rule for matrices of one dtype on one device."""
 
@@ -88,6 +104,7 @@ class UpdateRule(NamedTuple):
     """Tensors of the working dtype: float32, or float64 for float64 parameters."""
     kernels: Kernels
     orthogonalize: Callable[[Spec, Tensor], Tensor] | None
+    guard: Guard | None
 
 
 class StepInputs(NamedTuple):
@@ -167,17 +184,23 @@ class Planner:
         fused = self._compiled and shortest > 1 and (window.axis is None or not window.batch)
         orthogonalized = group["orthogonalize"] and not layout.view.is_vector
         precision = group["newton_schulz_dtype"] if orthogonalized else None
-        key = working_dtype(p, accumulators.momentum), p.device, fused, precision
+        kappa = group["guard"]
+        key = working_dtype(p, accumulators.momentum), p.device, fused, precision, kappa
         # Theta is copied to each device once, a few kilobytes, and kept for all later steps.
         if key not in self._rules:
             weights = [torch.tensor(x, dtype=key[0], device=p.device) for x in self._theta.weights]
             half = torch.bfloat16 if precision == torch.bfloat16 else None
             orthogonalize = functools.partial(newton_schulz, dtype=half) if precision else None
             kernels = kernels_for(p.device, fused, self.limits)
+            guard = None if kappa is None else Guard(kappa, p.device)
             self._rules[key] = UpdateRule(
-                self._theta.spec, Weights(*weights), kernels, orthogonalize
+                self._theta.spec, Weights(*weights), kernels, orthogonalize, guard
             )
         return self._rules[key]
+
+    def guards(self) -> list[Guard]:
+        """Return the guards of all rules so far."""
+        return [rule.guard for rule in self._rules.values() if rule.guard is not None]
 
 
 class Bucket(NamedTuple):
@@ -238,7 +261,8 @@ def exchange_key(batch: MatrixBatch) -> Hashable:
     window = batch.window
     sides = window.rows, window.columns
     orthogonalized = batch.rule.orthogonalize is not None
-    return sides, window.axis, batch.rule.theta.w0.dtype, orthogonalized, batch.exchange
+    kappa = None if batch.rule.guard is None else batch.rule.guard.kappa
+    return sides, window.axis, batch.rule.theta.w0.dtype, orthogonalized, kappa, batch.exchange
 
 
 def _stacks(alike: Sequence[MatrixBatch], limits: Limits) -> Iterator[list[MatrixBatch]]:

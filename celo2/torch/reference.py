@@ -31,6 +31,7 @@ class Celo2Reference(Optimizer):
         orthogonalize: whether to apply Newton-Schulz; it is never applied to vectors.
         skip_zero_gradients: whether a matrix whose gradient is exactly zero keeps its state and
             gets no update but weight decay.
+        guard: least cosine of update and momentum, or None; see docs/guarantee.md.
         theta: name of a theta that ships with the package, path of a theta file, or a `Theta`.
     """
 
@@ -43,11 +44,14 @@ class Celo2Reference(Optimizer):
         axes: MatrixAxes = MatrixAxes(fan_in=1, fan_out=0),
         orthogonalize: bool = True,
         skip_zero_gradients: bool = True,
+        guard: float | None = None,
         theta: str | os.PathLike[str] | Theta = "celo2",
     ) -> None:
         self._theta = theta if isinstance(theta, Theta) else load_theta(theta)
         defaults = {"lr": lr, "weight_decay": weight_decay, "axes": axes}
         defaults |= {"orthogonalize": orthogonalize, "skip_zero_gradients": skip_zero_gradients}
+        rule.check_kappa(guard)
+        defaults |= {"guard": guard}
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -76,9 +80,11 @@ class Celo2Reference(Optimizer):
             active = rule.has_gradient(torch, x) if group["skip_zero_gradients"] else None
             newton_schulz = group["orthogonalize"] and not view.is_vector
             orthogonalize = rule.orthogonalize if newton_schulz else None
-            step, accumulators = rule.update(
-                torch, spec, weights, old, x, view.view(torch, wide_p), orthogonalize, active
-            )
+            arguments = torch, spec, weights, old, x, view.view(torch, wide_p), orthogonalize
+            if group["guard"] is None:
+                step, accumulators = rule.update(*arguments, active)
+            else:
+                step, accumulators, _ = rule.guarded_update(*arguments, group["guard"], active)
             steps.append(step)
             new.append(accumulators)
         self.state[p] = pack(torch, views, new)._asdict()

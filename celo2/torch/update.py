@@ -3,6 +3,7 @@
     pack         merge axes, stack small matrices               local copies, where needed
     direction    accumulate, features, MLP, with sums between   all-reduce, where sharded
     orthogonalize                                               all-to-all, where sharded
+    finish       to RMS 1, and the guard                        all-reduce, where sharded
     apply        parameter, learning rate, weight decay
     unpack       write back what was copied
 
@@ -22,7 +23,8 @@ from celo2 import rule
 from celo2.parameters.routing import ADAMW
 from celo2.rule import Channels
 from celo2.torch import adamw
-from celo2.torch.distributed import Exchange, Step, rms_scale, sum_of_squares
+from celo2.torch.distributed import Exchange
+from celo2.torch.finish import Result, Scales, guarding_momentum, scales
 from celo2.torch.gradients import check
 from celo2.torch.kernels import DirectionInputs, Entries, Sides
 from celo2.torch.layout import Window
@@ -31,8 +33,6 @@ from celo2.torch.plan import Bucket, MatrixBatch, Numbers, Parameter, Planner, b
 from celo2.torch.stochastic_rounding import Noise, noise
 
 Sums = list[Tensor]
-Result = tuple[Tensor, Tensor]
-"""(the MLP's output (..., a, b), whether each matrix ever had a gradient (..., 1, 1)), local."""
 
 
 def update_parameters(parameters: Sequence[Parameter], planner: Planner) -> list[Tensor]:
@@ -74,26 +74,27 @@ def update_bucket(bucket: Bucket) -> None:
 def update(batches: Sequence[MatrixBatch], exchange: Exchange) -> None:
     """Update packed batches that share their messages."""
     # 1. Directions, the one temporary of the size of the matrices, and two all-reduces if sharded.
-    directions, had_gradient = zip(*_drive(list(map(direction, batches)), exchange), strict=True)
-    # 2. Orthogonalize in that temporary, by two all-to-alls if sharded, or only bring to RMS 1.
-    if batches[0].rule.orthogonalize is None:
-        steps = _normalized(batches, directions, exchange)
-    else:
-        steps = exchange.orthogonalize(batches, directions)
-    # 3. Subtract them. The factor to RMS 1 is applied on the way, which saves writing d once more.
-    # A matrix that never had a gradient gets no update, whatever the biases of the MLP say.
-    for batch, (d, scale), seen in zip(batches, steps, had_gradient, strict=True):
-        _apply(batch, d, scale * seen)
+    results = _drive(list(map(direction, batches)), exchange)
+    directions = [result.d for result in results]
+    # 2. Orthogonalize in that temporary, by two all-to-alls if sharded.
+    to_rms_one = None
+    if batches[0].rule.orthogonalize is not None:
+        to_rms_one = exchange.orthogonalize(batches, directions)
+    # 3. Subtract them. The factors are applied on the way, which saves writing d once more.
+    found = scales(batches, results, to_rms_one, exchange)
+    for batch, d, of_batch in zip(batches, directions, found, strict=True):
+        _apply(batch, d, of_batch)
 
 
 def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
     """Compute the MLP's output for local elements, and advance the accumulators in place.
 
     Yields local sums, placed in the full matrices, and is sent the sums over all ranks: first of
-    squared gradients along b (..., a, 1) and along a (..., 1, b), of squared plain channels and of
-    magnitudes (..., 1, 1); then of squared factored channels (channels, ..., 1, 1).
+    squared gradients along b (..., a, 1) and along a (..., 1, b), of squared plain channels
+    (channels, ..., 1, 1) and of magnitudes of momenta (momenta, ..., 1, 1); then of squared
+    factored channels.
     """
-    spec, theta, kernels, _ = batch.rule
+    spec, theta, kernels = batch.rule.spec, batch.rule.theta, batch.rule.kernels
     window, inputs, factored = batch.window, batch.inputs, batch.accumulators.factored
     # Kernels walk through memory in order: matrices that are stored transposed are transposed for
     # them, and so is what they know about each side.
@@ -131,7 +132,7 @@ def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
 
     # 4. The MLP, into the one temporary of the size of the matrices.
     d = kernels.direction(spec, theta, entries, DirectionInputs(layer, hidden, factors))
-    return d.mT if transposed else d, window.take(magnitude) > 0
+    return Result(d.mT if transposed else d, window.take(magnitude))
 
 
 def _entries(batch: MatrixBatch, transposed: bool) -> Entries:
@@ -222,29 +223,21 @@ def _drive(work: Sequence[Generator[Sums, Sums, Result]], exchange: Exchange) ->
             return results
 
 
-def _normalized(
-    batches: Sequence[MatrixBatch], directions: Sequence[Tensor], exchange: Exchange
-) -> list[Step]:
-    """Return the steps of Celo2-base and of vectors: directions, and what brings them to RMS 1."""
-    # A third sum: no rank has all of these matrices.
-    squares = []
-    for batch, d in zip(batches, directions, strict=True):
-        squares.append([batch.window.place(sum_of_squares(d))])
-    steps = []
-    for batch, d, (total,) in zip(batches, directions, exchange.sum(squares), strict=True):
-        mean_square = batch.window.take(total) / (batch.window.a * batch.window.b)
-        steps.append((d, rms_scale(batch.rule.spec.normalize_epsilon, mean_square)))
-    return steps
-
-
-def _apply(batch: MatrixBatch, d: Tensor, scale: Tensor) -> None:
-    """Subtract the step d * scale and weight decay."""
+def _apply(batch: MatrixBatch, d: Tensor, found: Scales) -> None:
+    """Subtract the step and weight decay."""
     inputs, p = batch.inputs, batch.p
+    numbers = inputs.lr, inputs.weight_decay, inputs.finite
     # Matrices without a gradient get weight decay alone.
-    scale = scale * batch.window.take(inputs.active)
-    if is_transposed(p):
+    active = batch.window.take(inputs.active)
+    transposed = is_transposed(p)
+    if transposed:
         p, d = p.mT, d.mT
-    batch.rule.kernels.apply(p, d, scale, inputs.lr, inputs.weight_decay, inputs.finite)
+    if found.momentum is None:
+        batch.rule.kernels.apply(p, d, found.direction * active, *numbers)
+        return
+    m = guarding_momentum(batch)
+    both = found.direction * active, found.momentum * active
+    batch.rule.kernels.apply_guarded(p, d, m.mT if transposed else m, both, *numbers)
 
 
 @contextlib.contextmanager

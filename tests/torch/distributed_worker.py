@@ -209,7 +209,8 @@ def layouts(mesh, **options):
                 g[: len(g) // 2] = 0  # some matrices have no gradient
             p.grad = g if mesh is None else distribute_tensor(g, mesh, [p.placements[0]])
         opt.step()
-    return {name: (p.full_tensor() if mesh else p).detach().clone() for name, p in params.items()}
+    found = {name: (p.full_tensor() if mesh else p).detach().clone() for name, p in params.items()}
+    return {**found, "guard rate": torch.tensor(opt.guard_rate())}
 
 
 def in_bfloat16(mesh):
@@ -232,6 +233,8 @@ VARIANTS = {
     "base": {"orthogonalize": False},
     "state": {"state_dtype": torch.bfloat16},
     "compiled": {"compile": True},
+    "guarded": {"guard": 0.7},
+    "guarded base": {"guard": 0.7, "orthogonalize": False},
 }
 
 

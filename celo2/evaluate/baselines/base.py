@@ -42,6 +42,12 @@ def as_trained(state: Any, params: Any) -> Any:
     return params
 
 
+def no_report(state: Any) -> dict[str, Any]:
+    """Return no numbers."""
+    del state
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Baseline:
     """An optimizer to tune and compare. Those that compare equal share one compiled program."""
@@ -62,6 +68,8 @@ class Baseline:
     """The hash that stands for them in records."""
     evaluated: Callable[[Any, Any], Any] = dataclasses.field(default=as_trained, compare=False)
     """(state, params) -> the parameters to evaluate."""
+    report: Callable[[Any], dict[str, Any]] = dataclasses.field(default=no_report, compare=False)
+    """(state) -> what the optimizer has counted, for the record of the run."""
 
     @property
     def identity(self) -> dict[str, Any]:

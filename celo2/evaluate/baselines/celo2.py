@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
+import jax
 import optax
 
 from celo2 import jax as celo2_jax
@@ -20,7 +22,9 @@ GRID = Grid(LEARNING_RATES, tuple({"adamw_lr_multiplier": k} for k in MULTIPLIER
 def celo2(theta: Theta) -> Baseline:
     """Return Celo2 with `theta`; all thetas of one spec share a compiled program."""
     build = functools.partial(_build, theta)
-    return Baseline("celo2", build, GRID, theta.spec, theta.weights, theta_key(theta))
+    return Baseline(
+        "celo2", build, GRID, theta.spec, theta.weights, theta_key(theta), report=_report
+    )
 
 
 def _build(theta: Theta, settings: Settings, steps: int) -> optax.GradientTransformationExtraArgs:
@@ -29,6 +33,7 @@ def _build(theta: Theta, settings: Settings, steps: int) -> optax.GradientTransf
         weight_decay=weight_decay(settings),
         adamw_lr_multiplier=settings["adamw_lr_multiplier"],
         theta=theta,
+        guard=settings.get("guard"),
     )
 
 
@@ -53,3 +58,9 @@ def _build_total_steps(
 ) -> optax.GradientTransformationExtraArgs:
     theta = dataclasses.replace(theta, policy=Policy.of(settings))
     return celo2_jax.celo2(total_steps=steps, theta=theta)
+
+
+def _report(state: Any) -> dict[str, Any]:
+    """Return how many updates the guard has pushed, and how many leaves the rule updates."""
+    leaves = jax.tree.leaves(optax.tree.get(state, "second_moment"))
+    return {"pushed": optax.tree.get(state, "pushed"), "leaves": len(leaves)}

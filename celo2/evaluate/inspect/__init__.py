@@ -1,0 +1,1 @@
+"""What a theta does: numbers first, each in a file of its own, and pictures made from them."""
