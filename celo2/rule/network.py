@@ -94,7 +94,7 @@ def later_layers(xp: Any, theta: Weights, h: Array) -> Array:
 
 
 def hidden_layers(xp: Any, theta: Weights, h: Array) -> tuple[Array, Array]:
-    """Return both hidden layers after the ReLU, (..., hidden, a b), from products h of the first."""
+    """Return both hidden layers after the ReLU, (..., hidden, a b), from products of the first."""
     a, b = h.shape[-2:]
     first = xp.clip(h + theta.b0[:, None, None], 0, None)
     first = first.reshape(*first.shape[:-2], a * b)

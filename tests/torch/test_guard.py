@@ -133,4 +133,4 @@ def test_a_group_may_have_its_own_and_it_is_checked():
     train(optimizer, params, gradients)
     assert optimizer.guard_rate() == 1  # of the one that is guarded
     with pytest.raises(InputError, match="guard is 2; give a number between 0 and 1, or None"):
-        Celo2(params, guard=2)
+        Celo2(params, lr=0.01, guard=2)
