@@ -22,6 +22,9 @@ USES = 4
 init = jax.jit(SMALL.init, compiler_options=QUICK)
 loss = jax.jit(SMALL.loss, compiler_options=QUICK)
 
+POLICY_ALONE = dataclasses.replace(SMALL, value_weight=0.0, entropy_weight=0.0)
+policy_gradient = jax.jit(jax.grad(POLICY_ALONE.minibatch_loss), compiler_options=QUICK)
+
 
 def started(seed=0):
     """Weights, state before and after the first loss, which collects a rollout."""
@@ -31,11 +34,14 @@ def started(seed=0):
 
 def log_policy(params, observations):
     """The policy by plain NumPy."""
-    h = np.asarray(observations)
-    for layer in ("0", "1"):
-        h = np.tanh(h @ params[f"actor.{layer}.w"] + params[f"actor.{layer}.b"])
-    logits = h @ params["actor.head.w"] + params["actor.head.b"]
+    logits = mlp("actor", params, observations)
     return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+
+def mlp(name, params, x):
+    for layer in ("0", "1"):
+        x = np.tanh(np.asarray(x) @ params[f"{name}.{layer}.w"] + params[f"{name}.{layer}.b"])
+    return x @ params[f"{name}.head.w"] + params[f"{name}.head.b"]
 
 
 def test_advantages_are_those_of_a_plain_loop():
@@ -66,7 +72,6 @@ def test_the_advantage_of_one_step_by_hand():
 
 def test_the_gradient_at_the_rollouts_own_weights_is_the_policy_gradient():
     """There all ratios are 1; the oracle differentiates -A log pi, A normalized."""
-    family = dataclasses.replace(SMALL, value_weight=0.0, entropy_weight=0.0)
     params, _, state = started()
     then, a = state.batch.decisions, state.batch.advantages
     a = (a - a.mean()) / a.std()
@@ -79,8 +84,8 @@ def test_the_gradient_at_the_rollouts_own_weights_is_the_policy_gradient():
         taken = jnp.take_along_axis(jax.nn.log_softmax(logits), then.actions[:, None], 1)
         return -(a * taken[:, 0]).mean()
 
-    found = jax.grad(family.minibatch_loss)(params, state.batch)
-    expected = jax.grad(policy_loss)(params)
+    found = policy_gradient(params, state.batch)
+    expected = jax.jit(jax.grad(policy_loss), compiler_options=QUICK)(params)
     for name in params:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-6)
     assert abs(found["actor.head.w"]).max() > 1e-2
@@ -88,21 +93,44 @@ def test_the_gradient_at_the_rollouts_own_weights_is_the_policy_gradient():
 
 def test_a_ratio_beyond_the_clip_has_no_gradient_where_that_would_go_further():
     """Actions made e^1 times as likely already: only what was worse than expected is corrected."""
-    family = dataclasses.replace(SMALL, value_weight=0.0, entropy_weight=0.0)
     params, _, state = started()
     then = state.batch.decisions
     likelier = then._replace(log_probabilities=then.log_probabilities - 1)
     a = jnp.where(jnp.arange(SMALL.rows) < SMALL.rows // 2, 1.0, -1.0)
-
-    found = jax.grad(family.minibatch_loss)(
-        params, state.batch._replace(decisions=likelier, advantages=a)
-    )
+    found = policy_gradient(params, state.batch._replace(decisions=likelier, advantages=a))
     expected = np.zeros(2)
     policy = np.exp(log_policy(params, then.observations))
     for row in range(SMALL.rows // 2, SMALL.rows):
         one_hot = np.eye(2)[int(then.actions[row])]
         expected += np.e * (one_hot - policy[row]) / SMALL.rows
     np.testing.assert_allclose(found["actor.head.b"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_is_that_of_ppo():
+    """By plain NumPy, for a batch of another policy: some ratios and values are clipped."""
+    params, _, state = started()
+    wave = 0.4 * jnp.sin(jnp.arange(SMALL.rows))
+    then, a = state.batch.decisions, np.asarray(state.batch.advantages)
+    then = then._replace(log_probabilities=then.log_probabilities + wave, values=wave)
+    log_probabilities = log_policy(params, then.observations)
+    taken = log_probabilities[np.arange(SMALL.rows), then.actions]
+    ratio = np.exp(taken - then.log_probabilities)
+    normalized = (a - a.mean()) / a.std()
+    surrogate = np.minimum(ratio * normalized, np.clip(ratio, 0.8, 1.2) * normalized).mean()
+
+    values, before = mlp("critic", params, then.observations)[:, 0], np.asarray(then.values)
+    clipped = before + np.clip(values - before, -0.2, 0.2)
+    target = before + a
+    value_loss = np.maximum((values - target) ** 2, (clipped - target) ** 2).mean() / 2
+    entropy = -(np.exp(log_probabilities) * log_probabilities).sum(1).mean()
+    assert 0 < (abs(ratio - 1) > 0.2).mean() < 1
+    assert 0 < (clipped != values).mean() < 1
+
+    expected = -surrogate + 0.5 * value_loss - 0.01 * entropy
+    found = jax.jit(SMALL.minibatch_loss, compiler_options=QUICK)(
+        params, state.batch._replace(decisions=then)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_rollouts_are_by_the_weights_of_the_step_that_collects_them():
@@ -132,10 +160,8 @@ def test_an_epoch_uses_each_row_once_in_an_order_of_its_own():
 def test_returns_are_those_of_the_episodes_that_ended():
     """CartPole gives 1 per step, so a return is a length; counted here step by step."""
     environments = Environments("CartPole-v1", 3)
-    step, actors = (
-        jax.jit(environments.step, compiler_options=QUICK),
-        environments.reset(jax.random.key(0)),
-    )
+    step = jax.jit(environments.step, compiler_options=QUICK)
+    actors = jax.jit(environments.reset, compiler_options=QUICK)(jax.random.key(0))
     lengths, finished = np.zeros(3), 0
     for key in jax.random.split(jax.random.key(1), 60):
         actors, outcome = step(key, actors, jnp.ones(3, int))
