@@ -1,4 +1,4 @@
-"""`celo2 rl`: optimizers as the ones that train agents by PPO."""
+"""`celo2 rl`: agents that PPO trains, by several optimizers."""
 
 from __future__ import annotations
 
