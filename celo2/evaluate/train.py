@@ -26,10 +26,9 @@ class Program:
 
     baseline: Baseline
     steps: int
+    held_out_batches: int
 
 
-HELD_OUT_BATCHES = 32
-"""Drawn alike for every run."""
 CURVE_POINTS = 50
 """Means over equal stretches of the run, or all steps of a run that has no more."""
 PROGRAMS = 4
@@ -63,7 +62,7 @@ def train(problem: Problem, baseline: Baseline, settings: Settings, seed: int) -
         jax.random.key(seed),
     )
     began = time.perf_counter()
-    program = compiled(Program(baseline, problem.steps), arguments)
+    program = compiled(Program(baseline, problem.steps, problem.held_out_batches), arguments)
     ready = time.perf_counter()
     values = jax.tree.map(np.asarray, program(arguments))
     ended = time.perf_counter()
@@ -125,7 +124,7 @@ def run(program: Program, arguments: Arguments) -> dict[str, Any]:
     def held_out(key: jax.Array) -> dict[str, jax.Array]:
         return family.evaluate(evaluated, model_state, task, key)
 
-    keys = jax.random.split(jax.random.key(2**31 - 1), HELD_OUT_BATCHES)
+    keys = jax.random.split(jax.random.key(2**31 - 1), program.held_out_batches)
     return {
         "losses": losses,
         "train_loss": losses[-max(1, program.steps // 10) :].mean(),

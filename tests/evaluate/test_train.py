@@ -8,7 +8,7 @@ import optax
 from celo2 import Theta, load_theta
 from celo2.evaluate.baselines import ADAMW, MUON, celo2, schedule
 from celo2.evaluate.suites import Problem
-from celo2.evaluate.train import HELD_OUT_BATCHES, Arguments, Program, run, train
+from celo2.evaluate.train import Arguments, Program, run, train
 from tests.families import Quadratic
 
 STEPS = 30
@@ -30,7 +30,7 @@ def test_a_run_is_the_plain_loop():
         (loss, _), grads = jax.value_and_grad(family.loss, has_aux=True)(params, (), task, key)
         updates, state = adamw.update(grads, state, params)
         params, losses = optax.apply_updates(params, updates), [*losses, loss]
-    keys = jax.random.split(jax.random.key(2**31 - 1), HELD_OUT_BATCHES)
+    keys = jax.random.split(jax.random.key(2**31 - 1), TINY.held_out_batches)
     expected = np.mean([family.evaluate(params, (), task, key)["loss"] for key in keys])
     np.testing.assert_allclose(result["loss"], expected, rtol=1e-4)
     np.testing.assert_allclose(result["train_loss"], np.mean(losses[-3:]), rtol=1e-4)
@@ -60,7 +60,9 @@ def test_seeds_and_settings_may_be_batched():
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     arguments = Arguments(TINY.family, stacked, {}, keys)
     axes = Arguments(None, 0, {}, 0)
-    batched = jax.vmap(lambda a: run(Program(ADAMW, STEPS), a), in_axes=(axes,))(arguments)
+    batched = jax.vmap(
+        lambda a: run(Program(ADAMW, STEPS, TINY.held_out_batches), a), in_axes=(axes,)
+    )(arguments)
     np.testing.assert_allclose(batched["metrics"]["loss"], single, rtol=1e-4)
 
 
