@@ -6,6 +6,7 @@ Run: python examples/fine_tuning.py [steps].
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -16,7 +17,7 @@ from celo2.torch import Celo2
 
 def digits(classes: range, per_class: int | None = None) -> tuple[Tensor, Tensor]:
     """Return images (n, 64) in [0, 1] and labels from 0 of some classes."""
-    found = load_digits()
+    found: Any = load_digits()
     images, labels = torch.tensor(found.data / 16).float(), torch.tensor(found.target)
     chosen = [torch.nonzero(labels == c).flatten()[:per_class] for c in classes]
     index = torch.cat(chosen)

@@ -6,6 +6,7 @@ Run: python examples/vision_transformer.py [steps].
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -34,7 +35,7 @@ class VisionTransformer(nn.Module):
 def main(steps: int) -> None:
     """Train on 1,500 digits, and print the routing and the accuracy on the other 297."""
     torch.manual_seed(0)
-    found = load_digits()
+    found: Any = load_digits()
     images, labels = torch.tensor(found.images / 16).float()[:, None], torch.tensor(found.target)
     model = VisionTransformer()
     optimizer = Celo2(model, lr=2e-3, adamw_lr_multiplier=5)
