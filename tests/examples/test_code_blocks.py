@@ -1,6 +1,7 @@
 """Protects whoever copies code from README or docs: every Python block runs, in page order."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tests.baselines.golden import formula_theta
 from tests.baselines.test_checkpoint import write
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -22,8 +23,8 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     if page.name == "baselines.md":
         write(tmp_path / "params", formula_theta(30, 512, 256))  # VeLO's checkpoint, not shipped
     names = {"__name__": "__main__"}
-    for block in BLOCK.findall(page.read_text()):
-        exec(compile(block, page.name, "exec"), names)
+    for _, block in BLOCK.findall(page.read_text()):
+        exec(compile(textwrap.dedent(block), page.name, "exec"), names)
 
 
 def test_every_fence_is_text_or_python_that_runs():
