@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 import joblib
 
+from celo2.data.cache import cache
 from celo2.errors import InputError
 from celo2.evaluate.baselines import Baseline
 from celo2.evaluate.records import Records
@@ -129,6 +131,9 @@ class Comparison:
 
 
 def _run(unit: Unit, path: Path) -> tuple[Unit, Any]:
+    # Compiling takes as long as a short run, and every interrupted or later part would repeat it.
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache() / "xla"))
     return unit, unit.plan(RecordedLoss(Records(path), unit.problem, unit.baseline))
 
 
