@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -35,10 +36,10 @@ class Bench:
 
     list_all: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Only print the problems and the optimizers."""
-    part: Literal["tuned", "single", "sensitivity"] = "tuned"
+    part: Literal["tuned", "single", "sensitivity", "ladder"] = "tuned"
     """Each at its best settings; or each at the one configuration that was best on the validation
     problems, at several lengths, for speed-ups over tuned AdamW; or one setting at a time around
-    the best. The last two need the tuned runs."""
+    the best (these two need the tuned runs); or GPTs of ascending size, tuned on the smallest."""
     quick: bool = False
     """Ten minutes on two cores: a few cheap problems, AdamW, Muon and Celo2, few settings, one
     reported seed."""
@@ -73,23 +74,28 @@ class Bench:
             console.print(listing())
             return
         comparison = self.comparison()
-        units = self._units(comparison)
+        stages = self._stages(comparison)
         results: dict[str, dict[str, Any]] = {name: {} for name in comparison.candidates}
-        with progress(console, self.part, len(units)) as update:
-            for unit, result in comparison.run(units):
+        with progress(console, self.part, sum(map(len, stages))) as update:
+            for unit, result in itertools.chain.from_iterable(map(comparison.run, stages)):
                 results[unit.candidate][unit.problem.name] = result
                 done = f"{self.part}: {unit.candidate} on {unit.problem.name}"
                 update(advance=1, description=done)
-        if self.part == "tuned":
+        if self.part in ("tuned", "ladder"):
             console.print(table(results, comparison.problems, console))
         console.print(f"every run in {comparison.path}", soft_wrap=True)
 
-    def _units(self, comparison: Comparison) -> Sequence[Unit]:
+    def _stages(self, comparison: Comparison) -> list[list[Unit]]:
+        """Return what is run, one stage after the other."""
         if self.part == "tuned":
-            return comparison.tuning()
+            return [comparison.tuning()]
         if self.part == "single":
-            return comparison.single(self.validation)
-        return comparison.sensitivity(self.settings)
+            return [comparison.single(self.validation)]
+        if self.part == "sensitivity":
+            return [comparison.sensitivity(self.settings)]
+        first = self._first_rung()
+        tuned = dataclasses.replace(comparison, problems=[first])
+        return [tuned.tuning(), comparison.carried(first)]
 
     def comparison(self) -> Comparison:
         """Return what the flags ask for."""
@@ -113,12 +119,19 @@ class Bench:
         return found if self.velo is None else {**found, "VeLO": velo(self.velo)}
 
     def _problems(self) -> list[Problem]:
-        from celo2.evaluate.suites import BENCHMARK, problem
+        from celo2.evaluate.suites import BENCHMARK, LADDER, problem
 
+        if self.part == "ladder":
+            return [problem(name, 1, LADDER) for name in self.problems or LADDER]
         names = self.problems
         if names is None:
             names = [name for name, entry in BENCHMARK.items() if entry.quick or not self.quick]
         return [problem(name, self.longer, BENCHMARK) for name in names]
+
+    def _first_rung(self) -> Problem:
+        from celo2.evaluate.suites import LADDER, problem
+
+        return problem(next(iter(LADDER)))
 
 
 def listing() -> Group:

@@ -9,7 +9,7 @@ from celo2.evaluate.evidence import BASELINE, Evidence, Speed, ratios, won_and_l
 from celo2.evaluate.intervals import Mean, geometric_mean
 from celo2.evaluate.scores import Score, ratio
 from celo2.evaluate.sensitivity import LEARNING_RATE, band
-from celo2.evaluate.suites import BENCHMARK
+from celo2.evaluate.suites import BENCHMARK, LADDER
 from celo2.evaluate.tables import Table
 
 OURS = "Celo2"
@@ -136,6 +136,37 @@ def bands(evidence: Evidence) -> Table:
     return Table(("", *map(title, by_problem), "mean width"), rows)
 
 
+def longer(evidence: Evidence) -> Table:
+    """Return the losses over tuned AdamW's at multiples of the steps, each tuned there."""
+    rows = []
+    for times in evidence.longer:
+        scores = evidence.tuned_at(times)
+        theirs = scores.get(BASELINE, {})
+        for problem in theirs:
+            cells = [title(problem), f"{times * evidence.steps[problem]:,} ({times} x)"]
+            for name in evidence.baselines:
+                mine = scores.get(name, {})
+                cells.append(_over(mine[problem], theirs[problem]) if problem in mine else "")
+            rows.append(cells)
+    return Table(("", "steps", *evidence.baselines), rows)
+
+
+def ladder(evidence: Evidence) -> Table:
+    """Return the losses of the ladder's rungs, and their ratios to AdamW's."""
+    names = list(dict.fromkeys(name for mine in evidence.ladder.values() for name in mine))
+    rows = []
+    for rung, mine in evidence.ladder.items():
+        cells = []
+        for name in names:
+            if name not in mine:
+                cells.append("")
+                continue
+            over = f" ({_over(mine[name], mine[BASELINE])})" if BASELINE in mine else ""
+            cells.append(_loss(mine[name]) + over)
+        rows.append((LADDER[rung].title, f"{LADDER[rung].steps:,}", *cells))
+    return Table(("", "steps", *names), rows)
+
+
 def costs(evidence: Evidence) -> Table:
     """Return the step time over AdamW's, and the optimizer's state in bytes per parameter."""
     rows = []
@@ -204,6 +235,11 @@ def _factor(speed: Speed) -> str:
     if not speed.bound:
         return f"{mean:.2f}"
     return f"at least {mean:.2f}" if mean > 1 else f"at most {mean:.2f}"
+
+
+def _over(score: Score, baseline: Score) -> str:
+    value = ratio(score, baseline)
+    return f"{value:.3f}" if math.isfinite(value) else "diverged"
 
 
 def _loss(score: Score) -> str:

@@ -20,6 +20,7 @@ import joblib
 from celo2.data.cache import cache
 from celo2.errors import InputError
 from celo2.evaluate.baselines import Baseline
+from celo2.evaluate.ladder import run_carried
 from celo2.evaluate.records import Records
 from celo2.evaluate.runs import RecordedLoss
 from celo2.evaluate.sensitivity import run_sweeps
@@ -106,6 +107,11 @@ class Comparison:
         plan = functools.partial(run_sweeps, names=names, seeds=self.reported)
         return self._units(lambda baseline: plan)
 
+    def carried(self, first: Problem) -> list[Unit]:
+        """Return the runs at the settings that were tuned on `first`, whose plan returns scores."""
+        plan = functools.partial(run_carried, first=first, seeds=self.reported)
+        return self._units(lambda baseline: plan)
+
     def _units(self, plan: Callable[[Baseline], Plan]) -> list[Unit]:
         """Return one unit per candidate and problem, all problems of a candidate together."""
         units = []
@@ -132,7 +138,7 @@ class Comparison:
 
 def _run(unit: Unit, path: Path) -> tuple[Unit, Any]:
     # Compiling takes as long as a short run, and every interrupted or later part would repeat it.
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache() / "xla"))
     return unit, unit.plan(RecordedLoss(Records(path), unit.problem, unit.baseline))
 

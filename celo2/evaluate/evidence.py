@@ -13,11 +13,12 @@ from celo2.errors import InputError
 from celo2.evaluate.agents import Scores, recorded
 from celo2.evaluate.baselines import OPTIMIZERS, Baseline, Grid
 from celo2.evaluate.intervals import paired_ratios
+from celo2.evaluate.ladder import recorded_ladder
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import Score, recorded_score, run_of
 from celo2.evaluate.sensitivity import recorded_sweeps
 from celo2.evaluate.single import Configuration, choose, recorded_lengths, speed_ups
-from celo2.evaluate.suites import BENCHMARK, REPORTED_SEEDS
+from celo2.evaluate.suites import BENCHMARK, REPORTED_SEEDS, TUNING_SEED
 
 BASELINE = "AdamW"
 """What ratios and speed-ups are to, by its title."""
@@ -128,6 +129,22 @@ class Evidence:
                 for name, curve in curves.items():
                     found.setdefault(name, {}).setdefault(problem, {})[title] = curve
         return found
+
+    @functools.cached_property
+    def longer(self) -> list[int]:
+        """The multiples of the steps, above 1, at which a problem was run on the tuning seed."""
+        found = set()
+        for record in self.records:
+            run = record["run"]
+            base = self.steps.get(run["problem"])
+            if base and run["seed"] == TUNING_SEED and run["steps"] % base == 0:
+                found.add(run["steps"] // base)
+        return sorted(found - {1})
+
+    @functools.cached_property
+    def ladder(self) -> dict[str, dict[str, Score]]:
+        """Rung -> optimizer -> score at the settings that were tuned on the first rung."""
+        return recorded_ladder(self.records, self.baselines, self.seeds)
 
     def tuned_records(self, title: str, problem: str) -> Iterator[dict[str, Any]]:
         """Yield the records of the reported seeds at the best settings."""

@@ -172,6 +172,17 @@ def _agents(found: Evidence) -> str:
     return _section("Reinforcement learning", text, agents.table(found.agents).html())
 
 
+def _longer(found: Evidence) -> str:
+    parts = []
+    if found.longer:
+        text = "<p>Held-out loss over tuned AdamW's, each tuned at that length.</p>"
+        parts.append(f"<h3>Length</h3>{text}" + tables.longer(found).html())
+    if found.ladder:
+        text = "<p>GPTs at 20 tokens per parameter, at the settings tuned on the first.</p>"
+        parts.append(f"<h3>Size</h3>{text}" + tables.ladder(found).html())
+    return _section("Length and size", "", *parts) if parts else ""
+
+
 def _costs(found: Evidence) -> str:
     text = (
         "The time of a step is that of the whole run over its steps, network included, median over "
@@ -190,7 +201,8 @@ def _commands() -> str:
 
 def _section(heading: str, text: str, *parts: str) -> str:
     content = "\n".join(parts)
-    return f"<section>\n<h2>{heading}</h2>\n<p>{text}</p>\n{content}\n</section>"
+    lead = f"<p>{text}</p>\n" if text else ""
+    return f"<section>\n<h2>{heading}</h2>\n{lead}{content}\n</section>"
 
 
 def _key(found: Evidence, names: Iterable[str]) -> str:

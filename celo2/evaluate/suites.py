@@ -15,6 +15,7 @@ from typing import Literal
 
 from celo2.errors import InputError
 from celo2.tasks.base import TaskFamily
+from celo2.tasks.ladder import RUNGS
 from celo2.tasks.registry import full_family
 
 TUNING_SEED = 0
@@ -205,7 +206,12 @@ RL: dict[str, RLEntry] = {
     "space-invaders": RLEntry("MinAtar Space Invaders", 3_904, 5e-3),
 }
 
-SUITES: Mapping[str, Entry] = {**VALIDATION, **BENCHMARK, **RL}
+LADDER: dict[str, Entry] = {
+    name: Entry(f"GPT, {rung.parameters:,} parameters", rung.steps) for name, rung in RUNGS.items()
+}
+"""In ascending order: settings are tuned on the first, and the others run at them."""
+
+SUITES: Mapping[str, Entry] = {**VALIDATION, **BENCHMARK, **LADDER, **RL}
 """All problems by name."""
 
 

@@ -20,6 +20,7 @@ from celo2.tasks.base import TaskFamily
 from celo2.tasks.benchmark import BENCHMARK, images
 from celo2.tasks.conv import ConvNet
 from celo2.tasks.image_sets import ImageSets
+from celo2.tasks.ladder import LADDER
 from celo2.tasks.lstm import ByteLSTM
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.rl.games import RL
@@ -43,6 +44,7 @@ FULL: dict[str, Callable[[], TaskFamily]] = {
     "mnist-autoencoder": lambda: Autoencoder(images("mnist", 128)),
     "cifar10-conv": lambda: ConvNet(images("cifar10", 64), channels=3),
     **BENCHMARK,
+    **LADDER,
     **RL,
 }
 """Networks on a data set of their own, with its held-out part; the data are loaded at the call."""

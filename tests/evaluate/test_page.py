@@ -8,12 +8,14 @@ import pytest
 from celo2 import InputError
 from celo2.evaluate import benchmark_tables as tables
 from celo2.evaluate.baselines import ADAMW, MUON, OPTIMIZERS
+from celo2.evaluate.comparison import Comparison
 from celo2.evaluate.evidence import Evidence, evidence, ratios, won_and_lost
 from celo2.evaluate.page import page, write_page
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import Score, run_of
 from celo2.evaluate.single import Configuration
-from celo2.evaluate.suites import BENCHMARK
+from celo2.evaluate.suites import BENCHMARK, VALIDATION, Problem
+from tests.families import Quadratic
 
 FIRST, SECOND = list(BENCHMARK)[:2]
 CELO2 = OPTIMIZERS["celo2"].make()
@@ -98,6 +100,31 @@ def test_agents_have_a_section_where_they_were_trained(found):
     score = Score({}, dict.fromkeys(range(1, 9), -12.5))
     with_agents = dataclasses.replace(found, agents={"Muon": {"breakout": score}})
     assert "<td>12.5 (12.5 to 12.5)</td>" in page(with_agents)
+
+
+def test_the_whole_protocol_on_a_tiny_problem_ends_in_a_page(tmp_path):
+    """What `celo2 bench --quick` and its further parts do, in seconds."""
+    path, validation = tmp_path / "runs.jsonl", Records(tmp_path / "validation.jsonl")
+    for problem, entry in VALIDATION.items():
+        for rate in (0.01, 0.1):
+            settings = {"learning_rate": rate, "b1": 0.9, "b2": 0.999}
+            run = run_of(problem, entry.steps, ADAMW, settings, 0)
+            validation.add(run, {"loss": 2 - rate})
+    tiny = Problem("tiny", Quadratic, 12)
+    comparison = Comparison({"AdamW": ADAMW}, [tiny], path, seeds=2, tuning_runs=3)
+    for units in (comparison.tuning(), comparison.single(validation.path)):
+        assert len(list(comparison.run(units))) == 1
+    ((_, curves),) = comparison.run(comparison.sensitivity(("weight_decay",)))
+    content = path.read_bytes()
+    found = Evidence(Records(path), validation, {"tiny": 12}, (1, 2))
+    assert found.tuned["AdamW"]["tiny"].settings["learning_rate"] >= 2e-3
+    assert found.configurations["AdamW"].settings(12)["learning_rate"] == 0.1
+    assert found.single["AdamW"]["tiny"].factors[0] > 1, "0.1 beats what three runs have found"
+    assert found.sweeps["weight_decay"]["tiny"]["AdamW"] == curves["weight_decay"]
+    text = page(found)
+    for heading in ("Where Celo2 loses", "Tuned", "One configuration", "Sensitivity", "Cost"):
+        assert f"<h2>{heading}</h2>" in text
+    assert path.read_bytes() == content, "a report runs nothing"
 
 
 class Strict(html.parser.HTMLParser):

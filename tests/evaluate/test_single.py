@@ -6,11 +6,12 @@ import pytest
 
 from celo2 import InputError
 from celo2.evaluate.baselines import ADAMW, Baseline, Grid
+from celo2.evaluate.ladder import recorded_ladder, run_carried
 from celo2.evaluate.records import Records
 from celo2.evaluate.runs import RecordedLoss
 from celo2.evaluate.scores import Score, run_of
 from celo2.evaluate.single import Configuration, choose, recorded_lengths, run_lengths, speed_ups
-from celo2.evaluate.suites import VALIDATION, Problem
+from celo2.evaluate.suites import LADDER, VALIDATION, Problem
 from tests.families import Quadratic
 
 GRID = Grid((0.1, 0.2, 0.4), ({"x": 1.0}, {"x": 2.0}))
@@ -73,6 +74,26 @@ def test_what_was_not_run_on_all_problems_is_refused_and_what_has_no_learning_ra
         choose(records, MINE)
     free = Baseline("free", lambda settings, steps: None, Grid())
     assert choose(records, free).settings(123) == {}
+
+
+def test_the_ladder_runs_at_the_settings_of_its_first_rung(tmp_path):
+    records = Records(tmp_path / "runs.jsonl")
+    first, second = list(LADDER)[:2]
+    for rate, loss in ((0.1, 3.0), (0.2, 2.0), (0.4, 4.0)):
+        run = run_of(first, LADDER[first].steps, MINE, {"learning_rate": rate}, 0)
+        records.add(run, {"loss": loss})
+    records.add(run_of(first, LADDER[first].steps, MINE, {"learning_rate": 0.2}, 1), {"loss": 2.5})
+
+    def train(problem, baseline, settings, seed):
+        return {"loss": 10 * settings["learning_rate"]}
+
+    problems = {name: Problem(name, Quadratic, LADDER[name].steps) for name in (first, second)}
+    loss = RecordedLoss(records, problems[second], MINE, train)
+    assert run_carried(loss, problems[first], (1,)) == Score({"learning_rate": 0.2}, {1: 2.0})
+    found = recorded_ladder(records, {"mine": MINE}, (1,))
+    assert [found[name]["mine"].losses for name in (first, second)] == [{1: 2.5}, {1: 2.0}]
+    with pytest.raises(InputError, match=f"has no tuned mine on {second}; tune it first"):
+        run_carried(loss, problems[second], (1,))
 
 
 def lengths_of(tmp_path, losses, target=2.0):

@@ -12,6 +12,7 @@ from celo2.evaluate.records import Records
 from celo2.evaluate.scores import recorded_score
 from celo2.evaluate.suites import (
     BENCHMARK,
+    LADDER,
     REPORTED_SEEDS,
     RL,
     SUITES,
@@ -20,7 +21,8 @@ from celo2.evaluate.suites import (
     problem,
 )
 from celo2.jax import route
-from celo2.tasks.registry import FULL
+from celo2.tasks.ladder import RUNGS
+from celo2.tasks.registry import FULL, full_family
 
 RECORDS = Path(__file__).parents[2] / "records" / "validation" / "runs.jsonl"
 
@@ -54,7 +56,9 @@ def test_no_seed_is_both_tuned_on_and_reported():
 
 def test_no_problem_of_the_benchmark_is_one_that_thetas_are_chosen_by():
     assert not set(BENCHMARK) & set(VALIDATION)
-    assert set(SUITES) == set(BENCHMARK) | set(VALIDATION) | set(RL) == set(FULL)
+    suites = (VALIDATION, BENCHMARK, LADDER, RL)
+    assert set(SUITES) == set().union(*suites) == set(FULL)
+    assert len(SUITES) == sum(map(len, suites))
 
 
 @pytest.mark.parametrize("name", BENCHMARK)
@@ -98,3 +102,13 @@ def test_an_agent_learns_from_a_million_environment_steps(name):
 def test_an_unknown_problem_is_answered_with_the_known_ones():
     with pytest.raises(InputError, match=r"unknown problem 'mnist': take some of .*cifar10-vit"):
         problem("mnist")
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_a_rung_of_the_ladder_sees_20_tokens_per_parameter(name):
+    rung, family = RUNGS[name], full_family(name)
+    key = jax.random.key(0)
+    params, _ = jax.eval_shape(lambda key: family.init(key, family.sample(key)), key)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == rung.parameters
+    tokens = LADDER[name].steps * family.data.batch_size * family.data.context
+    assert tokens / rung.parameters == pytest.approx(20, rel=0.01)
