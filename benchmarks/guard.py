@@ -14,6 +14,7 @@ from pathlib import Path
 import tyro
 
 from celo2.evaluate.baselines import celo2
+from celo2.evaluate.guard_table import KAPPAS, NONE, RECORDS
 from celo2.evaluate.records import Records
 from celo2.evaluate.runs import RecordedLoss
 from celo2.evaluate.suites import VALIDATION, problem
@@ -33,13 +34,13 @@ class Config:
     """Of the validation suite."""
     thetas: tuple[str, ...] = tuple(LEARNING_RATES)
     """Names of shipped thetas, or random."""
-    guards: tuple[float, ...] = (0.01, 0.1)
-    """Least cosines, besides no guard."""
+    guards: tuple[float, ...] = (NONE, *KAPPAS)
+    """Least cosines."""
     seeds: tuple[int, ...] = (1,)
     """Of weights and batches."""
     steps: int = 200
     """Per run."""
-    out: Path = Path("records/guard/runs.jsonl")
+    out: Path = Path(RECORDS)
     """Records."""
 
 
@@ -51,10 +52,9 @@ def main(config: Config) -> None:
         loss = RecordedLoss(records, problem(problem_name), celo2(theta)).at(config.steps)
         multiplier = VALIDATION[problem_name].adamw_lr_multiplier
         plain = {"learning_rate": LEARNING_RATES[theta_name], "adamw_lr_multiplier": multiplier}
-        guarded = [{**plain, "guard": kappa} for kappa in config.guards]
-        for settings, seed in itertools.product([plain, *guarded], config.seeds):
-            found = loss(settings, seed)
-            print(problem_name, theta_name, settings, f"seed {seed}: {found:.4f}", flush=True)
+        for kappa, seed in itertools.product(config.guards, config.seeds):
+            found = loss({**plain, "guard": kappa}, seed)
+            print(problem_name, theta_name, f"guard {kappa}, seed {seed}: {found:.4f}", flush=True)
 
 
 if __name__ == "__main__":

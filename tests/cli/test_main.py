@@ -169,6 +169,13 @@ def test_routing_of_the_demo(capsys):
     assert "output head (Linear" in capsys.readouterr().out
 
 
+def test_inspect_draws_a_theta(tmp_path, capsys):
+    main(["inspect", "celo2", "--out", str(tmp_path)])
+    pictures = sorted(path.name for path in (tmp_path / "celo2").iterdir())
+    assert pictures == ["channels.png", "memory.png"]
+    assert str(tmp_path / "celo2" / "memory.png") in capsys.readouterr().out.replace("\n", "")
+
+
 def test_inspect_lists_thetas_with_other_decays_beside_each_other():
     thetas = [Theta.random(0, Spec()), Theta.random(0, Spec(momentum_decays=(0.5, 0.99, 0.999)))]
     columns = [list(column.cells) for column in table(thetas).columns]

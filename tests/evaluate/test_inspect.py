@@ -10,9 +10,12 @@ from celo2 import Theta, rule
 from celo2.evaluate.inspect.memory import memory
 from celo2.evaluate.inspect.probe import COMPARED, probe
 from celo2.evaluate.inspect.response import responses
+from celo2.evaluate.inspect.run import watch
+from celo2.evaluate.suites import Problem
 from celo2.meta.starts import handcrafted
 from celo2.rule import Spec, Weights
 from tests.cases import draw
+from tests.families import Quadratic
 
 BASE = Spec(newton_schulz=False)
 
@@ -71,3 +74,19 @@ def test_even_channels_take_no_negative_values():
     found = {response.name: response for response in responses(Theta.random(0))}
     assert found["V"].x.min() == 0
     assert found["G"].x.min() < 0
+
+
+def test_a_watched_run_of_the_momentum_and_of_its_opposite():
+    """Nothing, and everything, is below the angle of a guard; one of them descends."""
+    theta = theta_of("M")
+    opposite = dataclasses.replace(theta, weights=theta.weights._replace(w2=-theta.weights.w2))
+    settings = {"learning_rate": 0.05, "adamw_lr_multiplier": 1.0}
+    problem = Problem("tiny", Quadratic, 12)
+    with_it, against = (watch(problem, each, settings, 0) for each in (theta, opposite))
+    (name,) = with_it.probes
+    assert with_it.guard_rate(0.9, name) == 0
+    assert against.guard_rate(0.01, name) == 1
+    assert with_it.losses[-1] < with_it.losses[0] < against.losses[-1]
+    before, after = with_it.singular_values[name]
+    np.testing.assert_array_equal(before, after)  # this rule does not orthogonalize
+    np.testing.assert_allclose(np.mean(before**2), 1)

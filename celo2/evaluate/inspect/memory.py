@@ -10,7 +10,7 @@ from celo2 import rule
 from celo2.rule import Accumulators, Weights
 from celo2.theta import Theta
 
-SHAPE = (96, 128)
+SHAPE = (64, 96)
 SCALE = 1e-2
 """Of gradients and weights."""
 WARM_UP = 1500

@@ -35,17 +35,10 @@ class Watched(NamedTuple):
     """Per matrix, of the direction before and after orthogonalization at the end of the run, over
     their RMS; descending."""
 
-    def guard_rate(self, kappa: float) -> float:
-        """Return the fraction of updates whose cosine to the guarding momentum is below kappa."""
-        low = [np.mean(~(self._cosines(name) >= kappa)) for name in self.probes]
-        return float(np.mean(low))
-
-    def lowest_cosine(self) -> float:
-        """Return the lowest cosine of an update to the guarding momentum."""
-        return float(min(np.min(self._cosines(name)) for name in self.probes))
-
-    def _cosines(self, name: str) -> np.ndarray:
-        return np.asarray(self.probes[name].momentum_cosines)[:, rule.MOMENTUM]
+    def guard_rate(self, kappa: float, name: str) -> float:
+        """Return the share of the updates of a matrix that a guard would push."""
+        cosines = np.asarray(self.probes[name].momentum_cosines)[:, rule.MOMENTUM]
+        return float(np.mean(~(cosines >= kappa)))
 
 
 class Carry(NamedTuple):
