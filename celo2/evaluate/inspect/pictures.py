@@ -77,7 +77,7 @@ def _draw_responses(found: Sequence[Response]) -> Figure:
     """Draw how far each channel moves the output, and curves of those that reach furthest."""
     ranked = sorted(found, key=lambda response: response.reach)
     figure = plt.figure(figsize=(11, 6.2), layout="constrained")
-    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(1, 1.9)))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.9)).tolist()  # type: ignore
     bars = left.subplots()
     top = {response.name for response in ranked[-SHOWN:]}
     colors = ["#3b82c4" if response.name in top else "#c3cad2" for response in ranked]
