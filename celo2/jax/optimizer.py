@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from celo2.errors import InputError
+from celo2.jax.leaf import as_float
 from celo2.jax.learning_rates import resolve
 from celo2.jax.routing import route
-from celo2.jax.transform import Axes, as_float, scale_by_celo2
+from celo2.jax.transform import Axes, scale_by_celo2
 from celo2.parameters.routing import ADAMW, CELO2, check_rule
 from celo2.theta import Theta, load_theta
 

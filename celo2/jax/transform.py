@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,9 +13,12 @@ import optax
 
 from celo2 import rule
 from celo2.errors import InputError
-from celo2.parameters.state import ParameterState, join, moment_shapes, pack, unpack
-from celo2.parameters.views import MatrixAxes, MatrixView, matrix_views
-from celo2.rule import Spec, Weights
+from celo2.jax.batches import Rule, update_leaves
+from celo2.jax.leaf import init_leaf, read_leaf
+from celo2.jax.mesh import automatic, mesh_of
+from celo2.parameters.state import ParameterState
+from celo2.parameters.views import MatrixAxes
+from celo2.rule import Weights
 from celo2.theta import Theta, load_theta
 
 Axes = MatrixAxes | Any | Callable[[Any], Any] | None
@@ -38,17 +40,6 @@ class ScaleByCelo2State(NamedTuple):
     """Number of gradients, leaf by leaf, that were not finite and were skipped; int32."""
     pushed: jax.Array
     """Number of updates, matrix by matrix, that the guard has pushed; int32."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rule:
-    """What the update of every leaf has in common."""
-
-    spec: Spec
-    weights: Weights
-    orthogonalize: bool
-    skip_zero_gradients: bool
-    guard: Any
 
 
 def scale_by_celo2(
@@ -92,9 +83,10 @@ def scale_by_celo2(
     rule.check_kappa(guard)
 
     def init(params: Any) -> ScaleByCelo2State:
-        states = jax.tree.map(partial(_init_leaf, spec), params, _axes_tree(axes, params))
-        trees = _unzip(params, states, len(ParameterState._fields))
-        return ScaleByCelo2State._make([*trees, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)])
+        states = jax.tree.map(partial(init_leaf, spec), params, _axes_tree(axes, params))
+        leaves = jax.tree.structure(params).flatten_up_to(states)
+        # Two arrays: a buffer cannot be donated twice.
+        return _state(params, leaves, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def update(
         updates: Any,
@@ -110,15 +102,24 @@ def scale_by_celo2(
                 "params is None, but the Celo2 rule reads the weights; "
                 "call update(grads, state, params)"
             )
-        arrays = Weights(*map(jnp.asarray, weights))
-        shared = _Rule(spec, arrays, orthogonalize, skip_zero_gradients, guard)
-        update_leaf = partial(_update_leaf, shared)
-        *trees, skipped, pushed = state
-        results = jax.tree.map(update_leaf, updates, params, _axes_tree(axes, params), *trees)
-        steps, finite, pushes, *trees = _unzip(updates, results, 3 + len(ParameterState._fields))
-        for is_finite, count in zip(jax.tree.leaves(finite), jax.tree.leaves(pushes), strict=True):
-            skipped, pushed = skipped + ~is_finite, pushed + count
-        return steps, ScaleByCelo2State._make([*trees, skipped, pushed])
+        mesh = mesh_of(params)
+        read = partial(read_leaf, spec, skip_zero_gradients)
+
+        def all_leaves(updates: Any, state: Any, params: Any, weights: Weights) -> tuple[Any, Any]:
+            *trees, skipped, pushed = state
+            structure = jax.tree.structure(updates)
+            read_leaves = jax.tree.map(read, updates, params, _axes_tree(axes, params), *trees)
+            leaves = structure.flatten_up_to(read_leaves)
+            shared = Rule(spec, weights, orthogonalize, guard)
+            new, pushes = update_leaves(shared, leaves, mesh)
+            for leaf in leaves:
+                skipped = skipped + ~leaf.finite
+            steps = structure.unflatten([step for step, _ in new])
+            states = [each for _, each in new]
+            return steps, _state(updates, states, skipped, pushed + pushes)
+
+        run = automatic(all_leaves, mesh, (updates, state))
+        return run(updates, state, params, Weights(*map(jnp.asarray, weights)))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -128,21 +129,6 @@ def default_axes(shape: tuple[int, ...]) -> MatrixAxes:
     if len(shape) < 4:
         return MatrixAxes()
     return MatrixAxes(fan_in=tuple(range(len(shape) - 1)), fan_out=-1)
-
-
-def as_float(x: Any) -> jax.Array:
-    """Return a leaf in float32, or in float64 if it has that already; Python floats are taken too.
-
-    Raises:
-        InputError: the leaf is not of real floats.
-    """
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(
-            f"a leaf of shape {x.shape} is of {x.dtype}; only real floats can be optimized, "
-            "so mask or split it"
-        )
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _axes_tree(axes: Axes, params: Any) -> Any:
@@ -158,56 +144,12 @@ def _axes_tree(axes: Axes, params: Any) -> Any:
     return jax.tree.map(expand, axes, params, is_leaf=is_leaf)
 
 
-def _unzip(tree: Any, results: Any, count: int) -> list[Any]:
-    """Turn a tree with a tuple of `count` at each leaf of `tree` into `count` trees."""
+def _state(
+    tree: Any, leaves: Sequence[ParameterState], skipped: jax.Array, pushed: jax.Array
+) -> ScaleByCelo2State:
+    """Return the state of all leaves of a tree, each field as a tree."""
     structure = jax.tree.structure(tree)
-    tuples = structure.flatten_up_to(results)
     trees = []
-    for i in range(count):
-        trees.append(structure.unflatten([each[i] for each in tuples]))
-    return trees
-
-
-def _init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> ParameterState:
-    second_moment = jnp.zeros_like(as_float(p))
-    momentum = jnp.stack([second_moment for _ in spec.momentum_decays])
-    views = matrix_views(second_moment.shape, axes)
-    rows, columns = moment_shapes(spec, views, second_moment, jnp)
-    dtype = second_moment.dtype
-    return ParameterState(
-        momentum, second_moment, jnp.zeros(rows, dtype), jnp.zeros(columns, dtype)
-    )
-
-
-def _update_leaf(shared: _Rule, g: Any, p: Any, axes: MatrixAxes, *arrays: Any) -> tuple[Any, ...]:
-    """Return (update, whether its gradient was finite, pushed matrices, the new state)."""
-    g, old = jnp.asarray(g), ParameterState(*arrays)
-    if g.size == 0:
-        return g, jnp.array(True), jnp.zeros((), jnp.int32), *old
-    wide_g, wide_p = as_float(g), as_float(p)
-    finite = jnp.isfinite(wide_g).all()
-    wide_g = jnp.where(finite, wide_g, 0)
-    views = matrix_views(g.shape, axes)
-    steps, accumulators, pushes = [], [], jnp.zeros((), jnp.int32)
-    with jax.default_matmul_precision("highest"):
-        for view, before in zip(views, unpack(jnp, views, old), strict=True):
-            step, after, pushed = _update_matrices(shared, view, before, wide_g, wide_p)
-            steps.append(step)
-            accumulators.append(after)
-            pushes = pushes + jnp.sum(pushed & finite)
-    new = pack(jnp, views, accumulators)
-    kept = [jnp.where(finite, after, before) for after, before in zip(new, old, strict=True)]
-    update = jnp.where(finite, join(jnp, views, steps), 0).astype(g.dtype)
-    return update, finite, pushes, *kept
-
-
-def _update_matrices(
-    shared: _Rule, view: MatrixView, before: rule.Accumulators, g: Any, p: Any
-) -> tuple[Any, rule.Accumulators, Any]:
-    g, p = view.view(jnp, g), view.view(jnp, p)
-    orthogonalize = rule.orthogonalize if shared.orthogonalize and not view.is_vector else None
-    active = rule.has_gradient(jnp, g) if shared.skip_zero_gradients else None
-    arguments = jnp, shared.spec, shared.weights, before, g, p, orthogonalize
-    if shared.guard is not None:
-        return rule.guarded_update(*arguments, shared.guard, active)
-    return *rule.update(*arguments, active), jnp.zeros((), bool)
+    for i in range(len(ParameterState._fields)):
+        trees.append(structure.unflatten([leaf[i] for leaf in leaves]))
+    return ScaleByCelo2State._make([*trees, skipped, pushed])

@@ -83,15 +83,23 @@ def guarded_update(
     returned is bool, (..., 1, 1).
     """
     d, new = propose(xp, spec, theta, accumulators, g, p, orthogonalize)
-    m = new.momentum[MOMENTUM]
+    u, pushed = guarded(xp, spec, d, new.momentum[MOMENTUM], kappa)
+    if active is None:
+        return u, new, pushed
+    return u * active, keep_inactive(xp, active, new, accumulators), pushed & active
+
+
+def guarded(xp: Any, spec: Spec, d: Array, m: Array, kappa: float) -> tuple[Array, Array]:
+    """Return the guarded update of RMS 1 from a direction and its momentum, and who was pushed.
+
+    The last is bool, (..., 1, 1).
+    """
     magnitude = xp.sum(xp.abs(m), axis=(-2, -1), keepdims=True)
     u = normalize(xp, spec, d, magnitude > NO_MOMENTUM)
     entries = m.shape[-2] * m.shape[-1]
     found = push(xp, kappa, entries, magnitude, products(xp, m, u, magnitude))
     u = xp.where(found.on_update > 0, u, 0.0) * found.on_update + found.on_momentum * m
-    if active is None:
-        return u, new, found.pushed
-    return u * active, keep_inactive(xp, active, new, accumulators), found.pushed & active
+    return u, found.pushed
 
 
 def products(xp: Any, m: Array, u: Array, magnitude: Array) -> Products:
