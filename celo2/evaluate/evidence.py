@@ -65,9 +65,9 @@ class Evidence:
 
     @functools.cached_property
     def problems(self) -> list[str]:
-        """The problems that have runs, in the order of the suite."""
-        recorded = {(r["run"]["problem"], r["run"]["steps"]) for r in self.records}
-        return [name for name, steps in self.steps.items() if (name, steps) in recorded]
+        """The problems that an optimizer is tuned on, in the order of the suite."""
+        tuned = {name for mine in self.tuned.values() for name in mine}
+        return [name for name in self.steps if name in tuned]
 
     @functools.cached_property
     def tuned(self) -> dict[str, dict[str, Score]]:

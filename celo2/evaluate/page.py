@@ -59,7 +59,7 @@ def write_page(path: Path, root: Path, folder: Path | None = None) -> None:
     found = evidence(root, folder)
     if not found.problems:
         raise InputError(
-            f"{found.records.path} has no runs; run: celo2 bench --out records/benchmark"
+            f"{found.records.path} has no tuned optimizer; run: celo2 bench --out records/benchmark"
         )
     write(path, page(found).encode())
 
@@ -67,7 +67,7 @@ def write_page(path: Path, root: Path, folder: Path | None = None) -> None:
 def page(found: Evidence) -> str:
     """Return the page."""
     sections = [_head(found), _lost(found), _tuned(found), _single(found), _curves(found)]
-    sections += [_agents(found), _sensitivity(found), _costs(found), _commands()]
+    sections += [_longer(found), _agents(found), _sensitivity(found), _costs(found), _commands()]
     body = "\n".join(sections)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
@@ -141,8 +141,7 @@ def _shown(found: Evidence) -> Table:
 
 
 def _curves(found: Evidence) -> str:
-    names = [name for name in found.problems if any(name in each for each in found.tuned.values())]
-    figures = [_figure(pictures.curves(found, name)) for name in names]
+    figures = [_figure(pictures.curves(found, name)) for name in found.problems]
     text = "Training loss at the tuned settings: mean over seeds, and their range."
     return _section("Curves", text, _key(found, found.tuned), _grid(figures))
 

@@ -14,7 +14,7 @@ from celo2.evaluate.page import page, write_page
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import Score, run_of
 from celo2.evaluate.single import Configuration
-from celo2.evaluate.suites import BENCHMARK, VALIDATION, Problem
+from celo2.evaluate.suites import BENCHMARK, LADDER, VALIDATION, Problem
 from tests.families import Quadratic
 
 FIRST, SECOND = list(BENCHMARK)[:2]
@@ -102,6 +102,23 @@ def test_agents_have_a_section_where_they_were_trained(found):
     assert "<td>12.5 (12.5 to 12.5)</td>" in page(with_agents)
 
 
+def test_longer_runs_and_the_ladder_have_their_tables(found):
+    rung, *_ = LADDER
+    lengths = {FIRST: 5 * BENCHMARK[FIRST].steps, rung: LADDER[rung].steps}
+    for baseline, loss in ((ADAMW, 2.0), (CELO2, 1.0)):
+        for problem, steps in lengths.items():
+            for seed in (0, 1):
+                run = run_of(problem, steps, baseline, SETTINGS, seed)
+                found.records.add(run, {"loss": loss, "date": "2026-01-02", "commit": "abc"})
+    ((problem, steps, *ratios),) = tables.longer(found).rows
+    assert problem == BENCHMARK[FIRST].title
+    assert steps == f"{5 * BENCHMARK[FIRST].steps:,} (5 x)"
+    assert ratios == ["1.000", "", "0.500"], "of AdamW, of Muon, of Celo2"
+    assert tables.ladder(found).rows[0][2:] == ("2 (1.000)", "1 (0.500)")
+    assert "<h3>Length</h3>" in page(found)
+    assert "<h3>Size</h3>" in page(found)
+
+
 def test_the_whole_protocol_on_a_tiny_problem_ends_in_a_page(tmp_path):
     """What `celo2 bench --quick` and its further parts do, in seconds."""
     path, validation = tmp_path / "runs.jsonl", Records(tmp_path / "validation.jsonl")
@@ -154,7 +171,7 @@ def test_the_page_is_one_file_that_refers_to_no_other(found):
 
 
 def test_a_page_without_runs_says_how_to_make_them(tmp_path):
-    with pytest.raises(InputError, match="has no runs; run: celo2 bench --out records/benchmark"):
+    with pytest.raises(InputError, match="has no tuned optimizer; run: celo2 bench --out"):
         write_page(tmp_path / "page.html", tmp_path)
     assert evidence(tmp_path).problems == []
     assert not (tmp_path / "page.html").exists()
