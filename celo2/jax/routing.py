@@ -31,5 +31,7 @@ def _dotted(path: Any) -> str:
     nnx and equinox wrap values in attributes that say nothing; haiku's names hold slashes, and
     "~" for the constructor.
     """
-    name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
     return ".".join(part for part in name.replace("/", ".").split(".") if part != "~")

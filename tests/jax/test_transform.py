@@ -359,6 +359,11 @@ def test_names_of_haiku_are_cut_at_slashes():
     assert rules == {"mlp.linear_0.w": "celo2", "transformer.lm_head.w": "adamw"}
 
 
+def test_a_key_named_value_stays_in_the_name():
+    params = {"attention": {"value": jnp.ones((8, 16)), "query": jnp.ones((8, 16))}}
+    assert [each.name for each in route(params)] == ["attention.query", "attention.value"]
+
+
 @pytest.mark.slow
 def test_nnx_optimizer():
     class Model(nnx.Module):
