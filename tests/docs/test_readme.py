@@ -1,0 +1,37 @@
+"""Protects whoever decides by README: its sentences say what its table and the records say."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def ratios(table, page):
+    """{optimizer: ratios to tuned Muon by problem, the mean last}.
+
+    Another test holds the table to the records.
+    """
+    marked = re.search(rf"<!-- table:{table} -->\n(.*?)\n<!-- /table -->", page, re.DOTALL)
+    rows = [line.strip("| ").split(" | ") for line in marked[1].splitlines()[2:]]
+    return {name: [float(cell) for cell in cells] for name, *cells in rows}
+
+
+def test_the_margins_over_adamw_and_muon_are_those_of_the_tables():
+    short = ratios("validation", README)
+    long = ratios("validation-long", (ROOT / "docs/choosing.md").read_text())
+    below = []
+    for ours, adamw in zip(short["Celo2"][:-1], short["AdamW"][:-1], strict=True):
+        below.append(100 * (1 - ours / adamw))
+    assert f"{min(below):.0f} to {max(below):.0f} % below that of tuned AdamW" in README
+    gain, long_gain = 100 * (1 - short["Celo2"][-1]), 100 * (1 - long["Celo2"][-1])
+    sentence = f"{gain:.1f} % in runs of 400 steps and {long_gain:.1f} % in runs of 4,000"
+    assert sentence in README
+    behind = sum(ratio > 1 for ratio in short["Celo2"][:-1])
+    words = {1: "one", 2: "two", 3: "three"}
+    assert f"on {words[behind]} of the five problems Muon is ahead" in README
+
+
+def test_it_stays_a_screen_and_a_half():
+    prose = re.sub(r"```.*?```|<!--.*?-->|^\|.*$", "", README, flags=re.DOTALL | re.MULTILINE)
+    assert len(prose.split()) < 750
