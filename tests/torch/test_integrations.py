@@ -7,6 +7,8 @@ import sys
 import pytest
 import torch
 
+from celo2 import InputError
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when Transformers is imported
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,6 +82,31 @@ def test_transformers_trainer(tmp_path, run_main):
     assert resumed.optimizer.param_groups[0]["param_names"] == layers
     whole = torch.load(tmp_path / "whole/checkpoint-40/optimizer.pt")
     assert_same_state(resumed.optimizer.state_dict(), whole)
+
+
+def test_transformers_trainer_leaves_the_schedule_to_total_steps(tmp_path):
+    """Trainer insists on a scheduler; a constant one is none, and any other is refused."""
+    example = importlib.import_module("examples.transformers_trainer")
+
+    def trainer(kind):
+        made = example.small_trainer(str(tmp_path))
+        made.optimizer_cls_and_kwargs = example.celo2_of_model, {"total_steps": 400}
+        made.args.max_steps, made.args.warmup_steps = 3, 0
+        made.args.lr_scheduler_type, made.args.save_steps = kind, 100
+        return made
+
+    constant, taken = trainer("constant"), []
+    constant.create_optimizer()
+    constant.optimizer.register_step_post_hook(
+        lambda optimizer, *_: taken.append(optimizer.param_groups[0]["lr"])
+    )
+    constant.train()
+    planned = constant.optimizer.optimizer.plan()
+    assert taken[0] == pytest.approx(planned.learning_rates["hidden"][0])
+    assert len(taken) == 3
+    assert taken[0] < taken[1], "the second step of the warm-up"
+    with pytest.raises(InputError, match="leave out the learning-rate scheduler"):
+        trainer("linear").train()
 
 
 def test_transformers_trainer_gives_the_class_no_names(tmp_path):
