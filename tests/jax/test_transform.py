@@ -2,15 +2,12 @@
 
 import functools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
-from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from celo2 import InputError, MatrixAxes
 from celo2.jax import celo2, route, scale_by_celo2
@@ -365,77 +362,6 @@ def test_a_key_named_value_stays_in_the_name():
 
 
 @pytest.mark.slow
-def test_nnx_optimizer():
-    class Model(nnx.Module):
-        def __init__(self, rngs):
-            self.embed = nnx.Embed(7, 8, rngs=rngs)
-            self.hidden = nnx.Linear(8, 8, rngs=rngs)
-            self.head = nnx.Linear(8, 7, rngs=rngs)
-
-        def __call__(self, x):
-            return self.head(jax.nn.relu(self.hidden(self.embed(x))))
-
-    model = Model(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, make(1e-2), wrt=nnx.Param)
-    x = jnp.arange(7)
-
-    def loss(model):
-        return optax.softmax_cross_entropy_with_integer_labels(model(x), (3 * x) % 7).mean()
-
-    first = loss(model)
-    for _ in range(40):
-        optimizer.update(model, nnx.grad(loss)(model))
-    assert loss(model) < 0.5 * first
-    rules = {r.name: r.rule for r in route(nnx.state(model, nnx.Param))}
-    assert {name for name, rule in rules.items() if rule == "celo2"} == {"hidden.kernel"}
-
-
-@pytest.mark.slow
-def test_equinox_with_its_axes():
-    model = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
-    params, static = eqx.partition(model, eqx.is_inexact_array)
-    optimizer = make(1e-2, axes=MatrixAxes(fan_in=1, fan_out=0))
-    x = jax.random.normal(jax.random.key(1), (32, 4))
-
-    def loss(params):
-        return jnp.mean(jnp.square(jax.vmap(eqx.combine(params, static))(x) - x[:, :3] ** 2))
-
-    state, first = optimizer.init(params), loss(params)
-
-    @jax.jit
-    def step(params, state):
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    for _ in range(100):
-        params, state = step(params, state)
-    assert loss(params) < 0.5 * first
-
-
-def test_sharded_parameters_on_eight_devices():
-    """Automatic sharding: the same numbers, and state that is spread like its parameter."""
-    assert len(jax.devices()) == 8
-    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    w, grads = draw((16, 8), steps=3)
-    spread = NamedSharding(mesh, PartitionSpec("x", "y"))
-    optimizer = optax.chain(scale_by_celo2(THETA), optax.scale(-0.01))
-    expected, _ = train(optimizer, w, grads)
-
-    @jax.jit
-    def step(p, state, g):
-        updates, state = optimizer.update(g, state, p)
-        return optax.apply_updates(p, updates), state
-
-    p = jax.device_put(w, spread)
-    state = jax.jit(optimizer.init)(p)
-    for g in grads:
-        p, state = step(p, state, jax.device_put(g, spread))
-    np.testing.assert_allclose(p, expected, atol=1e-5)
-    shards = {shard.data.shape for shard in p.addressable_shards}
-    assert shards == {(4, 4)}
-    assert {shard.data.shape for shard in state[0].momentum.addressable_shards} == {(3, 4, 4)}
-
-
 def test_routing_by_names_and_its_table():
     params = {
         "token_embedding": jnp.ones((50, 8)),
