@@ -17,17 +17,20 @@ from celo2.parameters.routing import HIDDEN, KINDS
 
 REFERENCE_STEPS = 1000
 """Length of the run for which a policy states its learning rates."""
+SHORTEST_STEPS = 400
+"""Shorter runs have the peaks of this one: power laws fitted to longer runs grow too large there."""
 
 
 class PowerLaw(NamedTuple):
-    """A learning rate that depends on the number of steps: a (T / 1000)^b."""
+    """A learning rate that depends on the number of steps: a (max(T, 400) / 1000)^b."""
 
     at_1000: Any
     exponent: Any
 
-    def at(self, total_steps: Any) -> Any:
+    def at(self, xp: Any, total_steps: Any) -> Any:
         """Return the value for a run of `total_steps`."""
-        return self.at_1000 * (total_steps / REFERENCE_STEPS) ** self.exponent
+        length = xp.maximum(total_steps, SHORTEST_STEPS) / REFERENCE_STEPS
+        return self.at_1000 * length**self.exponent
 
 
 class Policy(NamedTuple):
@@ -50,14 +53,14 @@ class Policy(NamedTuple):
     weight_decay: Any
     """Decoupled, at the learning rate of hidden matrices."""
 
-    def peak(self, kind: str, total_steps: Any) -> Any:
+    def peak(self, xp: Any, kind: str, total_steps: Any) -> Any:
         """Return the peak learning rate of a kind of parameter in a run of `total_steps`."""
-        return getattr(self, kind).at(total_steps)
+        return getattr(self, kind).at(xp, total_steps)
 
-    def multipliers(self, total_steps: Any) -> dict[str, Any]:
+    def multipliers(self, xp: Any, total_steps: Any) -> dict[str, Any]:
         """Return the learning rate of each kind of parameter over that of hidden matrices."""
-        base = self.peak(HIDDEN, total_steps)
-        return {kind: self.peak(kind, total_steps) / base for kind in KINDS}
+        base = self.peak(xp, HIDDEN, total_steps)
+        return {kind: self.peak(xp, kind, total_steps) / base for kind in KINDS}
 
     def factor(self, xp: Any, step: Any, total_steps: Any) -> Any:
         """Return the learning rate of a step, from 0 on, over its peak.
@@ -171,6 +174,6 @@ def plan(policy: Policy, total_steps: int, steps: Sequence[int] | None = None) -
     factors = [float(policy.factor(np, step, total_steps)) for step in steps]
     rates = {}
     for kind in KINDS:
-        peak = float(policy.peak(kind, total_steps))
+        peak = float(policy.peak(np, kind, total_steps))
         rates[kind] = tuple(peak * factor for factor in factors)
     return Plan(tuple(steps), rates, float(policy.weight_decay))

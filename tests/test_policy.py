@@ -24,9 +24,15 @@ POLICY = Policy(
 
 
 def test_peaks_are_power_laws_of_the_length_of_the_run():
-    peaks = [POLICY.peak(kind, 4000) for kind in ("hidden", "embedding", "head", "vector")]
+    peaks = [POLICY.peak(np, kind, 4000) for kind in ("hidden", "embedding", "head", "vector")]
     np.testing.assert_allclose(peaks, [1e-3, 1e-2, 1e-2, 4e-2])
-    np.testing.assert_allclose(POLICY.multipliers(1000)["embedding"], 20)
+    np.testing.assert_allclose(POLICY.multipliers(np, 1000)["embedding"], 20)
+
+
+def test_runs_below_the_shortest_have_its_peaks():
+    """Power laws grow without bound: 40 steps would train an embedding at 0.5."""
+    assert POLICY.peak(np, "embedding", 4) == POLICY.peak(np, "embedding", 400)
+    assert POLICY.peak(np, "embedding", 400) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_what_is_no_policy_is_refused(text):
 def test_a_plan_shows_every_kind():
     shown = plan(POLICY, 101)
     assert shown.steps == (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
-    assert max(shown.learning_rates["hidden"]) <= POLICY.peak("hidden", 101)
+    assert max(shown.learning_rates["hidden"]) <= POLICY.peak(np, "hidden", 101)
     first, last = str(shown).splitlines()[1], str(shown).splitlines()[-2]
     assert first.split()[0] == "0"
     assert last.split()[1] == f"{shown.learning_rates['hidden'][-1]:.2e}"

@@ -59,13 +59,13 @@ def resolve(
         total_steps = check_total_steps(total_steps)
     policy = theta.required_policy()
     weight_decay = policy.weight_decay if weight_decay is None else weight_decay
-    multiply = _scale_by_kind(policy.multipliers(total_steps))
+    multiply = _scale_by_kind(policy.multipliers(jnp, total_steps))
     return LearningRates(schedule(policy, total_steps), multiply, weight_decay)
 
 
 def schedule(policy: Policy, total_steps: int | jax.Array) -> Callable[[Any], jax.Array]:
     """Return the learning rate of hidden matrices as an optax schedule, of the steps so far."""
-    peak = policy.peak(HIDDEN, total_steps)
+    peak = policy.peak(jnp, HIDDEN, total_steps)
     return lambda count: peak * policy.factor(jnp, count, total_steps)
 
 

@@ -40,7 +40,8 @@ class Schedule:
     def __init__(self, theta: Theta, total_steps: int) -> None:
         self.total_steps = check_total_steps(total_steps)
         self.policy = theta.required_policy()
-        self.multipliers = self.policy.multipliers(self.total_steps)
+        multipliers = self.policy.multipliers(np, self.total_steps)
+        self.multipliers = {kind: float(value) for kind, value in multipliers.items()}
         self._steps = 0
         self._warned = False
         self._updated: set[int] = set()
@@ -111,7 +112,7 @@ class Schedule:
     def _base(self) -> float:
         """Return the learning rate of hidden matrices at the latest step."""
         factor = self.policy.factor(np, max(0, self._steps - 1), self.total_steps)
-        return float(self.policy.peak(HIDDEN, self.total_steps) * factor)
+        return float(self.policy.peak(np, HIDDEN, self.total_steps) * factor)
 
     def _write(self, group: Group) -> None:
         group["lr"] = self._base() * group.get("lr_scale", 1.0)

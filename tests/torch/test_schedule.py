@@ -7,6 +7,7 @@ import itertools
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -109,7 +110,7 @@ def test_updates_are_those_of_the_same_learning_rates_set_from_outside():
         rule = "celo2" if kind == "hidden" else "adamw"
         decay = 0.0 if kind == "vector" else 0.1
         groups.append({"params": modules, "rule": rule, "weight_decay": decay})
-        groups[-1]["lr_multiplier"] = POLICY.multipliers(6)[kind]
+        groups[-1]["lr_multiplier"] = POLICY.multipliers(np, 6)[kind]
     other = Celo2(groups, lr=1.0, theta=THETA)
     for step in range(6):
         train(model, optimizer, 1, step)
@@ -233,7 +234,7 @@ def test_factors_that_a_group_states():
     optimizer = Celo2([slow, rest | {"lr_multiplier": 3.0}], total_steps=10, theta=THETA)
     base = plan(POLICY, 10, [0]).learning_rates["hidden"][0]
     found = [(g["kind"], g["lr"], g["lr_multiplier"]) for g in optimizer.param_groups]
-    vector = POLICY.multipliers(10)["vector"]
+    vector = POLICY.multipliers(np, 10)["vector"]
     assert found == [
         ("hidden", pytest.approx(0.25 * base), 1.0),
         ("vector", pytest.approx(0.25 * base), pytest.approx(vector)),
