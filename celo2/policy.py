@@ -18,7 +18,7 @@ from celo2.parameters.routing import HIDDEN, KINDS
 REFERENCE_STEPS = 1000
 """Length of the run for which a policy states its learning rates."""
 SHORTEST_STEPS = 400
-"""Shorter runs have the peaks of this one: power laws fitted to longer runs grow too large there."""
+"""Shorter runs have the peaks of this one: the power laws of longer runs grow too large there."""
 
 
 class PowerLaw(NamedTuple):
