@@ -209,27 +209,6 @@ def test_torchtitan_container(run_main):
     assert saved["state.1.weight.momentum"].abs().max() > 0
 
 
-def with_total_steps(trainer, scheduler):
-    factory, _ = trainer.optimizer_cls_and_kwargs
-    trainer.optimizer_cls_and_kwargs = factory, {"total_steps": 40}
-    trainer.args.lr_scheduler_type, trainer.args.warmup_steps = scheduler, 0
-    return trainer
-
-
-def test_transformers_trainer_with_total_steps(tmp_path):
-    """It insists on a scheduler: a constant one is taken, another one is refused in a sentence."""
-    example = importlib.import_module("examples.transformers_trainer")
-    trainer = with_total_steps(example.small_trainer(str(tmp_path / "constant")), "constant")
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[-1] < 0.8 * losses[0]
-    groups = trainer.optimizer.optimizer.param_groups
-    assert [group["steps"] for group in groups] == [40] * len(groups)
-    refused = with_total_steps(example.small_trainer(str(tmp_path / "cosine")), "cosine")
-    with pytest.raises(InputError, match="leave out the learning-rate scheduler, or make it a con"):
-        refused.train()
-
-
 def test_timm_with_total_steps():
     """Its factory passes no learning rate if none is given, but a weight decay of 0."""
     example = importlib.import_module("examples.timm_registry")
