@@ -1,11 +1,7 @@
 """Protects sharded training: results of one process on two and four ranks, and what is sent."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,9 +17,13 @@ from tests.torch.distributed_worker import (
     steps,
     whole,
 )
+from tests.torch.ranks import run_ranks
 
-pytestmark = pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
-ROOT = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +31,7 @@ def runs(tmp_path_factory):
     """What four processes made, and then two, which resume from a checkpoint of the four."""
     folders = {size: tmp_path_factory.mktemp(f"ranks-{size}") for size in (4, 2)}
     for size, folder in folders.items():
-        environment = {
-            **os.environ,
-            "WORLD_SIZE": str(size),
-            "LOCAL_WORLD_SIZE": str(size),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-        }
-        module = "tests.torch.distributed_worker"
-        command = [sys.executable, "-m", module, str(folder), str(folders[4])]
-        processes = [
-            subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(size)
-        ]
-        errors = [process.communicate(timeout=240)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0] * size, errors[0]
+        run_ranks(size, "-m", "tests.torch.distributed_worker", folder, folders[4], timeout=240)
     return folders
 
 
