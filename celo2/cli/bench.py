@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
-from rich.table import Table
+from rich.table import Column, Table
 
 from celo2.cli.terminal import mean_and_deviation, progress
 
@@ -102,8 +102,11 @@ class Bench:
         from celo2.evaluate.comparison import TUNING_RUNS, Comparison
         from celo2.evaluate.suites import REPORTED_SEEDS
 
-        seeds = self.seeds or (1 if self.quick else len(REPORTED_SEEDS))
-        runs = self.tuning_runs or (QUICK_TUNING_RUNS if self.quick else TUNING_RUNS)
+        seeds, runs = self.seeds, self.tuning_runs
+        if seeds is None:
+            seeds = 1 if self.quick else len(REPORTED_SEEDS)
+        if runs is None:
+            runs = QUICK_TUNING_RUNS if self.quick else TUNING_RUNS
         path = self.out / "runs.jsonl"
         candidates, problems = self._candidates(), self._problems()
         return Comparison(candidates, problems, path, seeds, runs, self.jobs)
@@ -121,9 +124,10 @@ class Bench:
     def _problems(self) -> list[Problem]:
         from celo2.evaluate.suites import BENCHMARK, LADDER, problem
 
-        if self.part == "ladder":
-            return [problem(name, 1, LADDER) for name in self.problems or LADDER]
         names = self.problems
+        if self.part == "ladder":
+            names = tuple(LADDER) if names is None else names
+            return [problem(name, 1, LADDER) for name in names]
         if names is None:
             names = [name for name, entry in BENCHMARK.items() if entry.quick or not self.quick]
         return [problem(name, self.longer, BENCHMARK) for name in names]
@@ -139,12 +143,14 @@ def listing() -> Group:
     from celo2.evaluate.baselines import OPTIMIZERS
     from celo2.evaluate.suites import BENCHMARK
 
-    problems = Table("problem", "steps", "domain", "data also in", "stands for", box=SIMPLE_HEAD)
+    names = Column("problem", no_wrap=True)
+    problems = Table(names, "steps", "domain", "data also in", "stands for", box=SIMPLE_HEAD)
+    problems.caption = "*: in --quick"
     for name, entry in BENCHMARK.items():
         seen = ", ".join(entry.data_seen_in)
-        shown = f"{name} (quick)" if entry.quick else name
+        shown = f"{name} *" if entry.quick else name
         problems.add_row(shown, str(entry.steps), entry.domain, seen, entry.stands_for)
-    optimizers = Table("optimizer", "in tables", box=SIMPLE_HEAD)
+    optimizers = Table(Column("optimizer", no_wrap=True), "in tables", box=SIMPLE_HEAD)
     for name, optimizer in OPTIMIZERS.items():
         optimizers.add_row(name, optimizer.title)
     return Group(problems, optimizers)

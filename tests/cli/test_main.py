@@ -94,6 +94,20 @@ def refused(capsys, *arguments):
             ("validate", "celo2", "celo2"),
             "two of the thetas go by the name celo2; give each file its",
         ),
+        (("bench", "--problems", "mnist"), "unknown problem 'mnist': take some of cifar10-resnet"),
+        (("bench", "--problems"), "celo2 bench: --problems is empty; give at least one"),
+        (("bench", "--seeds", "0"), "celo2 bench: --seeds is 0; give at least 1"),
+        (("bench", "--longer", "0"), "celo2 bench: --longer is 0; give at least 1"),
+        (("bench", "--optimizers", "adam"), "unknown optimizer 'adam': take some of adamw, muon"),
+        (("bench", "--optimizers", "os:absent"), "optimizer 'os:absent' cannot be imported"),
+        (
+            ("bench", "--part", "single", "--optimizers", "sgd", "--validation", "/absent"),
+            "/absent have no settings of sgd on all problems; run: celo2 validate --optimizers sgd",
+        ),
+        (
+            ("report", "--page", "page.html", "--records", "/absent"),
+            "/absent/runs.jsonl has no tuned optimizer; run: celo2 bench",
+        ),
         (("experiments", "x"), "unknown experiment 'x': take some of 001-published-objective"),
         (
             ("experiments", "--folder", "/absent"),
@@ -127,7 +141,7 @@ def test_bad_input_is_one_sentence_and_exit_code_two(
         (b"{}\n", "is no run; delete that line"),
     ],
 )
-@pytest.mark.parametrize("command", ["train", "validate"])
+@pytest.mark.parametrize("command", ["train", "validate", "bench"])
 def test_a_damaged_store_is_one_sentence(command, content, message, capsys, tmp_path):
     (tmp_path / "runs.jsonl").write_bytes(content)
     assert message in refused(capsys, command, "--out", tmp_path)
@@ -209,3 +223,12 @@ def _imports(path):
             parts = name.split(".")
             found.add(".".join(parts[:2]) if parts[0] == "celo2" else parts[0])
     return found
+
+
+def test_the_benchmark_lists_its_problems_and_optimizers(capsys):
+    from celo2.evaluate.baselines import OPTIMIZERS
+    from celo2.evaluate.suites import BENCHMARK
+
+    main(["bench", "--list"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*BENCHMARK, *OPTIMIZERS))
