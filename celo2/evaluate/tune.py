@@ -15,6 +15,8 @@ EXTENSIONS = 5
 """How often the learning rates of a grid are extended at most."""
 WEIGHT_DECAYS = (0.1, 1.0)
 """What a search within a number of runs tries besides the grid; 0 is where it starts."""
+DECAYS = ("momentum", "b1", "b2")
+"""Settings of which the distance from 1 counts."""
 
 
 def tune(
@@ -52,8 +54,9 @@ def search_coordinates(loss: Loss, grid: Grid, runs: int) -> Settings:
     """Return the best settings found in `runs` runs, changing one setting at a time.
 
     Learning rates are halved and doubled as long as that helps; then each other value of each
-    other setting is tried at the best settings so far, and the learning rate again where it
-    helps, until nothing does. All optimizers have the same number of runs.
+    other setting is tried at the best settings so far, beyond the grid too where the best is at
+    its edge, and the learning rate again where it helps, until nothing does. All optimizers have
+    the same number of runs.
     """
     seen: dict[str, float] = {}
 
@@ -77,11 +80,27 @@ def search_coordinates(loss: Loss, grid: Grid, runs: int) -> Settings:
 
 
 def _neighbors(grid: Grid, settings: Settings) -> Iterator[Settings]:
-    """Yield the settings that differ in one of those that are no learning rate."""
-    for name, values in {**grid.axes, "weight_decay": WEIGHT_DECAYS}.items():
+    """Yield the settings that differ in one of those that are no learning rate.
+
+    First with the values of the grid, then with one beyond it for each setting at its edge.
+    """
+    axes = {**grid.axes, "weight_decay": WEIGHT_DECAYS}
+    for name, values in axes.items():
         for value in values:
             if settings.get(name) != value:
                 yield {**settings, name: value}
+    for name, values in axes.items():
+        value = settings.get(name)
+        if value is not None and (value <= min(values) or value >= max(values)):
+            yield {**settings, name: _beyond(name, value, up=value >= max(values))}
+
+
+def _beyond(name: str, value: float, up: bool) -> float:
+    """Return the next value of a setting: twice or half; of a decay, its distance from 1."""
+    if name in DECAYS:
+        value = 1 - (1 - value) * (0.5 if up else 2.0)
+        return round(max(value, 0.0), 6)
+    return value * (2.0 if up else 0.5)
 
 
 def _best_scale(at: Callable[[Settings], float], settings: Settings) -> Settings:

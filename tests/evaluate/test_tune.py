@@ -12,7 +12,7 @@ from celo2.evaluate.records import Records
 from celo2.evaluate.runs import RecordedLoss
 from celo2.evaluate.scores import Score, ratio, recorded_score, relative
 from celo2.evaluate.suites import Problem
-from celo2.evaluate.tune import tune
+from celo2.evaluate.tune import search_coordinates, tune
 from tests.families import Quadratic
 
 TINY = Problem("tiny", Quadratic, 30)
@@ -31,6 +31,60 @@ def test_a_grid_is_extended_until_the_best_is_interior(best):
     assert score.settings == {"learning_rate": best, "x": 0.25}
     assert score.losses == {1: 1.25, 2: 2.25}
     assert {best / 2, best * 2} <= set(asked)
+
+
+def bowl(best):
+    """Return a loss that is 1 at `best` and grows with the octaves to it; and the runs asked."""
+    asked = []
+
+    def loss(settings, seed):
+        assert seed == 0
+        asked.append(dict(settings))
+        found = 1 + math.log2(settings["learning_rate"] / best["learning_rate"]) ** 2
+        found += abs(math.log2((1 - settings["momentum"]) / (1 - best["momentum"])))
+        found += abs(math.log2(settings["multiplier"] / best["multiplier"]))
+        return found + 10 * settings.get("weight_decay", 0.0)
+
+    return loss, asked
+
+
+BOWL = Grid(
+    (0.1, 0.2, 0.4),
+    tuple({"momentum": m, "multiplier": k} for m in (0.9, 0.95) for k in (5.0, 20.0)),
+)
+
+
+@pytest.mark.parametrize(
+    "best",
+    [
+        {"learning_rate": 0.2, "momentum": 0.9, "multiplier": 5.0},  # where it starts
+        {"learning_rate": 0.8, "momentum": 0.95, "multiplier": 20.0},
+        {"learning_rate": 0.05, "momentum": 0.8, "multiplier": 2.5},  # beyond the grid on all sides
+        {"learning_rate": 0.2, "momentum": 0.975, "multiplier": 40.0},
+    ],
+)
+def test_a_search_by_coordinates_finds_the_best_inside_and_beyond_the_grid(best):
+    loss, asked = bowl(best)
+    assert search_coordinates(loss, BOWL, 40) == best
+    assert len(asked) < 40, "it stops where nothing helps"
+    assert len({json.dumps(s, sort_keys=True) for s in asked}) == len(asked), "none is run twice"
+
+
+@pytest.mark.parametrize("runs", [1, 2, 5, 7])
+def test_a_search_makes_as_many_runs_as_it_may_and_returns_the_best_of_them(runs):
+    loss, asked = bowl({"learning_rate": 3.2, "momentum": 0.95, "multiplier": 20.0})
+    found = search_coordinates(loss, BOWL, runs)
+    assert len(asked) == runs
+    losses = [loss(settings, 0) for settings in list(asked)]
+    assert loss(found, 0) == min(losses)
+
+
+def test_a_search_goes_down_from_learning_rates_that_diverge():
+    def loss(settings, seed):
+        return math.inf if settings["learning_rate"] > 0.02 else settings["learning_rate"] ** -1
+
+    assert search_coordinates(loss, Grid((0.1, 0.2, 0.4)), 10)["learning_rate"] == 0.2 / 16
+    assert search_coordinates(lambda s, seed: math.inf, Grid((0.1, 0.2, 0.4)), 5)
 
 
 def test_settings_are_chosen_on_seed_0_and_reported_on_seeds_1_to_3():
