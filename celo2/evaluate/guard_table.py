@@ -1,4 +1,4 @@
-"""The table of the guard: how often it acts on real problems, and what it does to the loss."""
+"""The tables of the guard: how often it acts, what it does to the loss, and what it costs."""
 
 from __future__ import annotations
 

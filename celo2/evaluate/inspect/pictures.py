@@ -221,7 +221,8 @@ def _draw_guard(watched: Watched, decays: Sequence[float], title: str) -> Figure
     axes.set_yscale("log")
     axes.set(
         xlim=(min(-0.05, cosines.min()), 1), ylim=(0.5 / len(cosines), 1.2),
-        xlabel="least cosine kappa", ylabel="share of updates below it", title=title,
+        xlabel="least cosine kappa", ylabel="share of updates below it",
+        title=f"updates that a guard would push: {title}",
     )  # fmt: skip
     axes.legend(loc="lower right")
     return figure
