@@ -12,7 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from celo2.errors import InputError
-from celo2.evaluate import agents, benchmark_tables, guard_table, validation_tables
+from celo2.evaluate import (
+    agents,
+    benchmark_tables,
+    guard_table,
+    total_steps_table,
+    validation_tables,
+)
 from celo2.evaluate.evidence import Evidence, evidence
 from celo2.evaluate.tables import Table
 from celo2.evaluate.torch_demo.sweep import best_of_sweep
@@ -57,6 +63,7 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "benchmark-costs": _of_the_benchmark(benchmark_tables.costs),
     "rl-returns": agents.recorded_table,
     "guard": guard_table.guard,
+    "total-steps": total_steps_table.total_steps,
 }
 """Name -> what makes the table from the records of a checkout."""
 
