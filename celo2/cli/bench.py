@@ -30,7 +30,7 @@ class Bench:
     """Tune optimizers on the benchmark's problems, and record every run.
 
     Settings are chosen on seed 0 and reported on seeds 1, 2, ...; each optimizer has the same
-    number of tuning runs, and the same schedule, batches and initial weights. `celo2 report`
+    budget of tuning runs, and the same schedule, batches and initial weights. `celo2 report`
     writes the tables and the page.
     """
 

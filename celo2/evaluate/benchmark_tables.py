@@ -32,23 +32,21 @@ def lost(evidence: Evidence) -> Table:
     return Table(header, [cells for _, cells in rows] or [("none", "", "", "")])
 
 
-def tuned(evidence: Evidence, longer: int = 1) -> Table:
-    """Return, for each optimizer at its best settings, the ratio of its losses to AdamW's."""
-    scores = evidence.tuned_at(longer)
-    header = ("", "problems", *[f"over {each}, 95 %" for each in RIVALS])
+def tuned(evidence: Evidence) -> Table:
+    """Return, for each optimizer at its best settings, the ratios of its losses to the rivals'."""
+    header = ("", "problems", "tuning runs", *[f"over {each}, 95 %" for each in RIVALS])
     header += tuple(f"lost, won, undecided against {each}" for each in RIVALS)
     rows = []
-    for name, mine in scores.items():
-        paired = [ratios(mine, scores.get(rival, {})) for rival in RIVALS]
-        means = [
-            _mean(each) if rival != name else "1"
-            for rival, each in zip(RIVALS, paired, strict=True)
-        ]
-        counts = [
-            _counts(each) if rival != name else ""
-            for rival, each in zip(RIVALS, paired, strict=True)
-        ]
-        rows.append((name, str(len(mine)), *means, *counts))
+    for name, mine in evidence.tuned.items():
+        means, counts = [], []
+        for rival in RIVALS:
+            paired = {} if rival == name else ratios(mine, evidence.tuned.get(rival, {}))
+            means.append(_mean(paired))
+            counts.append(_counts(paired))
+        runs = evidence.tuning_runs(name)
+        low, high = min(runs), max(runs)
+        shown = str(low) if low == high else f"{low} to {high}"
+        rows.append((name, str(len(mine)), shown, *means, *counts))
     return Table(header, rows)
 
 

@@ -130,6 +130,15 @@ class Evidence:
                     found.setdefault(name, {}).setdefault(problem, {})[title] = curve
         return found
 
+    def tuning_runs(self, title: str) -> list[int]:
+        """Return the number of runs on the tuning seed, for each problem that it is tuned on."""
+        counts = []
+        for problem in self.tuned[title]:
+            fixed = {"problem": problem, "steps": self.steps[problem], "seed": TUNING_SEED}
+            fixed |= self.baselines[title].identity
+            counts.append(sum(fixed.items() <= record["run"].items() for record in self.records))
+        return counts
+
     @functools.cached_property
     def longer(self) -> list[int]:
         """The multiples of the steps, above 1, at which a problem was run on the tuning seed."""

@@ -86,7 +86,7 @@ def _head(found: Evidence) -> str:
     return (
         "<h1>Celo2: the benchmark</h1>\n"
         f"<p>{len(found.baselines)} optimizers on {len(found.problems)} problems that no choice "
-        "was made by: all under the same schedule, batches, initial weights and number of tuning "
+        "was made by, all with the same schedule, batches, initial weights and budget of tuning "
         f"runs. Settings are chosen on seed 0 and reported on seeds {seeds}.</p>\n"
         f'<p class="soft">{len(records):,} runs, {hours:.1f} hours of training, '
         f"{dates[0]} to {dates[-1]}, commits {', '.join(sorted(commits))}. Intervals are of a "
