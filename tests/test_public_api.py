@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from celo2.cli.main import COMMANDS
 from tests.public_api import FILE, MODULES, public_api
 
 ROOT = Path(__file__).parents[1]
@@ -23,3 +24,10 @@ def test_every_public_name_stands_on_the_api_pages(module):
     names = [f"{module}.{name}" for name in importlib.import_module(module).__all__]
     missing = [name for name in names if name not in documented and not name.endswith("__")]
     assert not missing
+
+
+def test_every_command_stands_on_its_page():
+    text = (ROOT / "docs/api/commands.md").read_text()
+    documented = re.findall(r"(?m)^::: (celo2\.cli\.\S+)$", text)
+    assert documented == [f"{each.__module__}.{each.__name__}" for each in COMMANDS.values()]
+    assert re.findall(r"(?m)^## celo2 (\S+)$", text) == list(COMMANDS)
