@@ -64,7 +64,7 @@ def scale_by_celo2(
             running statistics. False: its momentum still updates it, at full RMS.
         guard: least cosine, between 0 and 1 (a number or a traced array), of the update of a matrix
             and its momentum of decay 0.9: an update below it is pushed along the momentum by the
-            least amount that restores it, and training converges whatever theta does
+            least amount that restores it, which bounds gradient norms for any theta
             (docs/guarantee.md). None: no guard.
 
     Returns:

@@ -5,8 +5,8 @@ For a matrix with momentum M and normalized update U, let c = cos(M, U). Where c
     U' = U/|U| + a M/|M|,    a = kappa sqrt((1 - c^2) / (1 - kappa^2)) - c,
 
 brought back to the size of U: of all directions at cosine kappa to M the nearest to U. Where U is
-no direction, M takes its place; without momentum there is no update. Whatever theta is, gradient
-descent with such updates converges (docs/guarantee.md).
+no direction, M takes its place; without momentum there is no update. Whatever theta is, that
+bounds the mean norm of the gradient (docs/guarantee.md).
 """
 
 from __future__ import annotations

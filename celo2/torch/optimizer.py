@@ -98,7 +98,7 @@ class Celo2(Optimizer):
             at RMS `lr`.
         guard: least cosine, between 0 and 1, of the update of a matrix and its momentum of decay
             0.9: an update below it is pushed along the momentum by the least amount that restores
-            it, and training converges whatever theta does (docs/guarantee.md). None: no guard.
+            it, which bounds gradient norms for any theta (docs/guarantee.md). None: no guard.
         in_backward: step each parameter right after its gradient is accumulated and free the
             gradient, so at most one is alive; `step` then has nothing left to do. For one process,
             without gradient accumulation, clipping of the global norm, or `GradScaler`.
