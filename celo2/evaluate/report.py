@@ -16,6 +16,7 @@ from celo2.evaluate import (
     agents,
     benchmark_tables,
     guard_table,
+    jax_speed,
     total_steps_table,
     validation_tables,
 )
@@ -64,6 +65,7 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "rl-returns": agents.recorded_table,
     "guard": guard_table.guard,
     "total-steps": total_steps_table.total_steps,
+    "jax-step": jax_speed.jax_step,
 }
 """Name -> what makes the table from the records of a checkout."""
 

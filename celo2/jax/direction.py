@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo2 import rule
+from celo2.jax.stochastic_rounding import noise, rounded
 from celo2.jax.tiles import Parts, largest_divisor, over_tiles, put, sum_over_tiles, take
 from celo2.rule import Channels, Spec, Weights
 
@@ -59,6 +60,9 @@ class Batch(NamedTuple):
     here: tuple[Any, int]
     """Which of the N matrices are worked on: part i, of that many; `factored` and `active` have
     these alone. The large arrays stay whole: a part of them would be a copy."""
+
+    step: jax.Array
+    """Number of this step, from 1, int32: of the random bits of state in bfloat16."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -151,7 +155,8 @@ def _accumulate(spec: Spec, batch: Batch, rows: int) -> tuple[Batch, jax.Array, 
 
     The sums between them, of squared gradients along n, (..., m, 1), belong to rows of their own.
     """
-    m = batch.shape[1]
+    _, m, n = batch.shape
+    random = noise(batch.step, m, n, batch.transposed)
 
     def tile(i: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array, Sums]:
         old = batch.entries(spec, i, rows)
@@ -164,6 +169,9 @@ def _accumulate(spec: Spec, batch: Batch, rows: int) -> tuple[Batch, jax.Array, 
             _squares(old._replace(m=means, v=v).plain_channels(spec)),
             jnp.sum(jnp.abs(means), (0, -2, -1), keepdims=True)[0],
         )
+        if batch.momentum.dtype == jnp.bfloat16:
+            *means, v = rounded(jnp.stack([*means, v]), random.of_rows(i, rows))
+            means = jnp.stack(means)
         m, v = jnp.where(batch.active, means, old.m), jnp.where(batch.active, v, old.v)
         return m, v, jnp.sum(q, -1, keepdims=True), sums
 

@@ -32,17 +32,19 @@ class Leaf(NamedTuple):
     """Whether the gradient is finite, 0-d bool."""
 
 
-def init_leaf(spec: Spec, p: Any, axes: MatrixAxes) -> ParameterState:
-    """Return the state of a leaf before its first gradient.
+def init_leaf(spec: Spec, state_dtype: Any, p: Any, axes: MatrixAxes) -> ParameterState:
+    """Return the state of a leaf before its first gradient; of float64 leaves it is float64.
 
     Raises:
         InputError: the leaf is not of real floats, or the axes do not fit.
     """
-    second_moment = jnp.zeros_like(as_float(p))
+    p = as_float(p)
+    per_entry = p.dtype if p.dtype == jnp.float64 else state_dtype
+    second_moment = jnp.zeros_like(p, per_entry)
     momentum = jnp.stack([second_moment for _ in spec.momentum_decays])
     views = matrix_views(second_moment.shape, axes)
     rows, columns = moment_shapes(spec, views, np.empty(second_moment.shape, np.bool_), np)
-    dtype = second_moment.dtype
+    dtype = p.dtype
     return ParameterState(
         momentum, second_moment, jnp.zeros(rows, dtype), jnp.zeros(columns, dtype)
     )
@@ -74,7 +76,7 @@ def checked(x: Any) -> jax.Array:
 
 
 def read_leaf(
-    spec: Spec, skip_zero_gradients: bool, g: Any, p: Any, axes: MatrixAxes, *state: Any
+    skip_zero_gradients: bool, step: jax.Array, g: Any, p: Any, axes: MatrixAxes, *state: Any
 ) -> Leaf:
     """Return the matrices of a leaf.
 
@@ -87,7 +89,10 @@ def read_leaf(
     before = list(unpack(jnp, views, old))
     batches = []
     for view, accumulators in zip(views, before, strict=True):
-        batches.append(_batch(view, accumulators, g, p, finite, skip_zero_gradients))
+        batch = _batch(view, accumulators, g, p, finite, step)
+        if skip_zero_gradients:
+            batch = batch._replace(active=batch.active & rule.has_gradient(jnp, batch.g))
+        batches.append(batch)
     return Leaf(g, old, views, before, batches, finite)
 
 
@@ -116,7 +121,7 @@ def _batch(
     g: jax.Array,
     p: jax.Array,
     finite: jax.Array,
-    skip_zero_gradients: bool,
+    step: jax.Array,
 ) -> Batch:
     # Axes that the view moved behind each other are moved back: XLA then copies nothing.
     transposed = not view.is_vector and view.short[-1] > view.long[-1]
@@ -127,14 +132,12 @@ def _batch(
 
     g, p = flat(view.view(jnp, g)), flat(view.view(jnp, p))
     active = jnp.broadcast_to(finite, (g.shape[0], 1, 1))
-    if skip_zero_gradients:
-        active = active & rule.has_gradient(jnp, g)
     factored = []
     for side in before.factored:
         factored.append(side.reshape(side.shape[0], -1, *side.shape[-2:]))
     momentum, second_moment = flat(before.momentum, 1), flat(before.second_moment)
     here = 0, g.shape[0]
-    return Batch(momentum, second_moment, tuple(factored), g, p, active, transposed, here)
+    return Batch(momentum, second_moment, tuple(factored), g, p, active, transposed, here, step)
 
 
 def _restored(batch: Batch, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -33,6 +33,7 @@ def celo2(
     axes: Axes = None,
     skip_zero_gradients: bool = True,
     guard: Any = None,
+    state_dtype: Any = "float32",
     b1: float = 0.9,
     b2: float = 0.95,
     eps: float = 1e-8,
@@ -66,6 +67,7 @@ def celo2(
         axes: as in `scale_by_celo2`.
         skip_zero_gradients: as in `scale_by_celo2`.
         guard: as in `scale_by_celo2`.
+        state_dtype: as in `scale_by_celo2`; AdamW's moments are float32.
         b1: first decay of AdamW.
         b2: second decay of AdamW.
         eps: epsilon of AdamW.
@@ -92,6 +94,7 @@ def celo2(
         axes=axes,
         skip_zero_gradients=skip_zero_gradients,
         guard=guard,
+        state_dtype=state_dtype,
     )
     # Multipliers come before weight decay is added, so that they scale AdamW's update alone.
     adamw = [_skip_not_finite(optax.scale_by_adam(b1, b2, eps)), learning_rates.multiply]

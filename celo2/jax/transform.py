@@ -27,7 +27,7 @@ such a tree, or a function from the parameters to one."""
 
 
 class ScaleByCelo2State(NamedTuple):
-    """State of `scale_by_celo2`: trees like the parameters, in float32 or wider.
+    """State of `scale_by_celo2`: trees like the parameters.
 
     The first four are described in `celo2.parameters.state`.
     """
@@ -40,6 +40,8 @@ class ScaleByCelo2State(NamedTuple):
     """Number of gradients, leaf by leaf, that were not finite and were skipped; int32."""
     pushed: jax.Array
     """Number of updates, matrix by matrix, that the guard has pushed; int32."""
+    count: jax.Array
+    """Number of steps, from which the random bits of state in bfloat16 follow; int32."""
 
 
 def scale_by_celo2(
@@ -49,6 +51,7 @@ def scale_by_celo2(
     axes: Axes = None,
     skip_zero_gradients: bool = True,
     guard: Any = None,
+    state_dtype: Any = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     """Transform gradients into updates of RMS 1 by the learned rule of Celo2.
 
@@ -66,6 +69,9 @@ def scale_by_celo2(
             and its momentum of decay 0.9: an update below it is pushed along the momentum by the
             least amount that restores it, which bounds gradient norms for any theta
             (docs/guarantee.md). None: no guard.
+        state_dtype: dtype of the running statistics per entry, float32 or bfloat16. In bfloat16
+            they are rounded stochastically, by the bits that PyTorch's front end draws: 8 bytes per
+            parameter in place of 16.
 
     Returns:
         A transformation whose `update` needs `params`. Updates keep the dtype of the gradients. A
@@ -74,19 +80,24 @@ def scale_by_celo2(
         traced, differentiated and batched.
 
     Raises:
-        InputError: no such theta, or a guard out of range; in `init` and `update`, leaves that are
-            not real floats or axes that do not fit; in `update`, `params` is None.
+        InputError: no such theta, a guard out of range, or another state dtype; in `init` and
+            `update`, leaves that are not real floats or axes that do not fit; in `update`,
+            `params` is None.
     """
     theta = theta if isinstance(theta, Theta) else load_theta(theta)
     spec = theta.spec
     orthogonalize = spec.newton_schulz if orthogonalize is None else orthogonalize
     rule.check_kappa(guard)
+    if jnp.dtype(state_dtype) not in (jnp.float32, jnp.bfloat16):
+        raise InputError(f"state_dtype is {state_dtype!r}; give float32 or bfloat16")
 
     def init(params: Any) -> ScaleByCelo2State:
-        states = jax.tree.map(partial(init_leaf, spec), params, _axes_tree(axes, params))
+        states = jax.tree.map(
+            partial(init_leaf, spec, state_dtype), params, _axes_tree(axes, params)
+        )
         leaves = jax.tree.structure(params).flatten_up_to(states)
-        # Two arrays: a buffer cannot be donated twice.
-        return _state(params, leaves, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        # An array each: a buffer cannot be donated twice.
+        return _state(params, leaves, *[jnp.zeros((), jnp.int32) for _ in range(3)])
 
     def update(
         updates: Any,
@@ -103,10 +114,10 @@ def scale_by_celo2(
                 "call update(grads, state, params)"
             )
         mesh = mesh_of(params)
-        read = partial(read_leaf, spec, skip_zero_gradients)
 
         def all_leaves(updates: Any, state: Any, params: Any, weights: Weights) -> tuple[Any, Any]:
-            *trees, skipped, pushed = state
+            *trees, skipped, pushed, count = state
+            read = partial(read_leaf, skip_zero_gradients, count + 1)
             structure = jax.tree.structure(updates)
             read_leaves = jax.tree.map(read, updates, params, _axes_tree(axes, params), *trees)
             leaves = structure.flatten_up_to(read_leaves)
@@ -116,7 +127,7 @@ def scale_by_celo2(
                 skipped = skipped + ~leaf.finite
             steps = structure.unflatten([step for step, _ in new])
             states = [each for _, each in new]
-            return steps, _state(updates, states, skipped, pushed + pushes)
+            return steps, _state(updates, states, skipped, pushed + pushes, count + 1)
 
         run = automatic(all_leaves, mesh, (updates, state))
         return run(updates, state, params, Weights(*map(jnp.asarray, weights)))
@@ -144,12 +155,10 @@ def _axes_tree(axes: Axes, params: Any) -> Any:
     return jax.tree.map(expand, axes, params, is_leaf=is_leaf)
 
 
-def _state(
-    tree: Any, leaves: Sequence[ParameterState], skipped: jax.Array, pushed: jax.Array
-) -> ScaleByCelo2State:
-    """Return the state of all leaves of a tree, each field as a tree."""
+def _state(tree: Any, leaves: Sequence[ParameterState], *counts: jax.Array) -> ScaleByCelo2State:
+    """Return the state of all leaves of a tree, each field as a tree, and the counts."""
     structure = jax.tree.structure(tree)
     trees = []
     for i in range(len(ParameterState._fields)):
         trees.append(structure.unflatten([leaf[i] for leaf in leaves]))
-    return ScaleByCelo2State._make([*trees, skipped, pushed])
+    return ScaleByCelo2State._make([*trees, *counts])
