@@ -34,11 +34,8 @@ for metrics in outer.run(config, [FAMILY], Path(directory), every_seconds=0.0):
 
 
 def start(directory, devices, process=0, processes=1, port=0):
-    env = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    env = {**os.environ, "XLA_FLAGS": flags}
     arguments = [
         sys.executable,
         "-c",
