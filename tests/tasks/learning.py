@@ -1,12 +1,7 @@
 """Train a family for a few steps of AdamW: what the tests of all families share."""
 
-import functools
-
 import jax
 import optax
-
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""These programs run for less time than they are compiled."""
 
 
 def adamw(family, steps, learning_rate=1e-2):
@@ -17,13 +12,13 @@ def adamw(family, steps, learning_rate=1e-2):
     return _metrics(family, task, first), _metrics(family, task, last)
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def _start(family, task_key, params_key):
     task = family.sample(task_key)
     return task, family.init(params_key, task)
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def _train(family, task, first, keys, learning_rate):
     transform = optax.adamw(learning_rate)
 
@@ -44,6 +39,6 @@ def _metrics(family, task, network):
     return {name: float(x.mean()) for name, x in drawn.items()}
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def _evaluate(family, task, network, keys):
     return jax.lax.map(lambda key: family.evaluate(*network, task, key), keys)

@@ -1,7 +1,6 @@
 """Protects PPO: its advantages, its gradient, on-policy rollouts, returns, and that it learns."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +12,17 @@ from celo2.jax import route
 from celo2.tasks.rl.environments import Environments, Outcome
 from celo2.tasks.rl.ppo import PPO
 from celo2.tasks.rl.rollout import advantages
-from tests.tasks.learning import QUICK, adamw
+from tests.tasks.learning import adamw
 
 SMALL = PPO("CartPole-v1", 4, 16, epochs=2, minibatches=2, width=8, activation="tanh", window=3)
 USES = 4
 
 
-init = jax.jit(SMALL.init, compiler_options=QUICK)
-loss = jax.jit(SMALL.loss, compiler_options=QUICK)
+init = jax.jit(SMALL.init)
+loss = jax.jit(SMALL.loss)
 
 POLICY_ALONE = dataclasses.replace(SMALL, value_weight=0.0, entropy_weight=0.0)
-policy_gradient = jax.jit(jax.grad(POLICY_ALONE.minibatch_loss), compiler_options=QUICK)
+policy_gradient = jax.jit(jax.grad(POLICY_ALONE.minibatch_loss))
 
 
 def started(seed=0):
@@ -85,7 +84,7 @@ def test_the_gradient_at_the_rollouts_own_weights_is_the_policy_gradient():
         return -(a * taken[:, 0]).mean()
 
     found = policy_gradient(params, state.batch)
-    expected = jax.jit(jax.grad(policy_loss), compiler_options=QUICK)(params)
+    expected = jax.jit(jax.grad(policy_loss))(params)
     for name in params:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-6)
     assert abs(found["actor.head.w"]).max() > 1e-2
@@ -127,9 +126,7 @@ def test_the_loss_is_that_of_ppo():
     assert 0 < (clipped != values).mean() < 1
 
     expected = -surrogate + 0.5 * value_loss - 0.01 * entropy
-    found = jax.jit(SMALL.minibatch_loss, compiler_options=QUICK)(
-        params, state.batch._replace(decisions=then)
-    )
+    found = jax.jit(SMALL.minibatch_loss)(params, state.batch._replace(decisions=then))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -160,8 +157,8 @@ def test_an_epoch_uses_each_row_once_in_an_order_of_its_own():
 def test_returns_are_those_of_the_episodes_that_ended():
     """CartPole gives 1 per step, so a return is a length; counted here step by step."""
     environments = Environments("CartPole-v1", 3)
-    step = jax.jit(environments.step, compiler_options=QUICK)
-    actors = jax.jit(environments.reset, compiler_options=QUICK)(jax.random.key(0))
+    step = jax.jit(environments.step)
+    actors = jax.jit(environments.reset)(jax.random.key(0))
     lengths, finished = np.zeros(3), 0
     for key in jax.random.split(jax.random.key(1), 60):
         actors, outcome = step(key, actors, jnp.ones(3, int))
@@ -225,7 +222,7 @@ def test_cartpole_is_learned():
 def test_a_game_of_minatar_gives_every_parameter_a_gradient():
     family = PPO("Breakout-MinAtar", 8, 16, epochs=1, minibatches=1)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def first_gradient(key):
         params, state = family.init(key, ())
         return jax.grad(family.loss, has_aux=True)(params, state, (), key)[0]
