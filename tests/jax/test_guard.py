@@ -71,7 +71,8 @@ def test_it_is_an_option_of_the_optimizer_too():
     w, grads = draw((6, 16), steps=1)
     params = {"hidden": jnp.asarray(w)}
     optimizer = celo2(1.0, theta=THETA, guard=0.9, axes=MatrixAxes())
-    u, _ = optimizer.update({"hidden": jnp.asarray(grads[0])}, optimizer.init(params), params)
+    update = jax.jit(optimizer.update)
+    u, _ = update({"hidden": jnp.asarray(grads[0])}, optimizer.init(params), params)
     u, m = -np.asarray(u["hidden"]), grads[0]
     cosine = np.sum(u * m) / np.linalg.norm(u) / np.linalg.norm(m)
     np.testing.assert_allclose(cosine, 0.9, atol=1e-5)

@@ -39,9 +39,10 @@ def draw(steps):
 
 def train(optimizer, params, grads, steps):
     params, state = jax.tree.map(jnp.asarray, params), optimizer.init(params)
+    update = jax.jit(optimizer.update)
     for step in range(steps):
         now = {name: jnp.asarray(g[step]) for name, g in grads.items()}
-        updates, state = optimizer.update(now, state, params)
+        updates, state = update(now, state, params)
         params = optax.apply_updates(params, updates)
     return params
 
@@ -69,10 +70,11 @@ def test_the_learning_rate_is_the_rms_of_the_update_of_a_hidden_matrix():
     theta = dataclasses.replace(RULE, policy=POLICY._replace(weight_decay=0.0))
     params, grads = draw(8)
     optimizer = celo2(total_steps=8, theta=theta)
+    update = jax.jit(optimizer.update)
     state, expected = optimizer.init(params), plan(POLICY, 8, range(8)).learning_rates["hidden"]
     for step in range(8):
         now = {name: jnp.asarray(g[step]) for name, g in grads.items()}
-        updates, state = optimizer.update(now, state, params)
+        updates, state = update(now, state, params)
         rms = float(jnp.sqrt(jnp.mean(updates["first.w"] ** 2)))
         assert rms == pytest.approx(expected[step], rel=1e-4)
 

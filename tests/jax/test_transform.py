@@ -18,12 +18,20 @@ from tests.oracle import oracle_steps
 make = functools.partial(celo2, theta=THETA)
 
 
-def train(optimizer, w, grads):
+@functools.cache
+def compiled(optimizer):
+    """A step of an optimizer, compiled once for all runs of the same one."""
+
     @jax.jit
     def step(p, state, g):
         updates, state = optimizer.update(g, state, p)
         return optax.apply_updates(p, updates), state
 
+    return step
+
+
+def train(optimizer, w, grads):
+    step = compiled(optimizer)
     p, state = jnp.asarray(w), optimizer.init(jnp.asarray(w))
     for g in grads:
         p, state = step(p, state, jnp.asarray(g))
@@ -46,7 +54,7 @@ def test_parameters_after_twenty_steps_with_weight_decay(name, orthogonalize):
 def test_scale_by_celo2_is_the_direction_and_celo2_the_policy():
     w, grads = draw((6, 4), steps=1)
     direction = scale_by_celo2(THETA)
-    u, _ = direction.update(jnp.asarray(grads[0]), direction.init(jnp.asarray(w)), jnp.asarray(w))
+    u, _ = jax.jit(direction.update)(grads[0], direction.init(jnp.asarray(w)), w)
     p, _ = train(make(0.01, labels="celo2"), w, grads)
     np.testing.assert_allclose(np.sqrt(np.mean(np.square(u))), 1, rtol=1e-4)
     np.testing.assert_allclose(p, w - 0.01 * np.asarray(u), atol=1e-6)
@@ -151,7 +159,8 @@ def momentum_theta():
 def test_extra_arguments_are_taken():
     optimizer = optax.chain(make(1e-3))
     params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
-    optimizer.update(params, optimizer.init(params), params, value=1.0, other="x")
+    update = functools.partial(optimizer.update, value=1.0, other="x")
+    jax.eval_shape(update, params, optimizer.init(params), params)
 
 
 def test_inject_hyperparams_equals_the_plain_optimizer():
@@ -202,9 +211,9 @@ def test_empty_trees_masked_nodes_and_empty_leaves():
     assert optimizer.update({}, optimizer.init({}), {})[0] == {}
     params = {"w": jnp.ones((3, 4)), "none": None, "empty": jnp.ones((0, 4))}
     masked = optax.masked(scale_by_celo2(THETA), {"w": True, "none": None, "empty": False})
-    updates, _ = masked.update(params, masked.init(params), params)
+    updates, _ = jax.jit(masked.update)(params, masked.init(params), params)
     assert updates["w"].shape == (3, 4)
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
     assert updates["empty"].shape == (0, 4)
 
 
@@ -235,11 +244,11 @@ def test_jit_with_donation_and_no_second_compilation():
     assert step._cache_size() == 1
 
 
-@pytest.mark.slow
 def test_vmap_is_a_loop():
     w, grads = draw((4, 3, 5), steps=1)
     optimizer = scale_by_celo2(THETA)
 
+    @jax.jit
     def one(p, g):
         return optimizer.update(g, optimizer.init(p), p)[0]
 
@@ -254,10 +263,11 @@ def test_vmap_is_a_loop():
 def test_a_gradient_that_is_not_finite_moves_nothing_but_the_others(bad):
     params = {"hurt": jnp.ones((3, 4)), "well": jnp.ones((3, 4))}
     optimizer = scale_by_celo2(THETA)
+    update = jax.jit(optimizer.update)
     grads = jax.tree.map(lambda x: x * 0.1, params)
-    _, state = optimizer.update(grads, optimizer.init(params), params)
+    _, state = update(grads, optimizer.init(params), params)
     spoiled = {**grads, "hurt": grads["hurt"].at[1, 1].set(bad)}
-    updates, after = optimizer.update(spoiled, state, params)
+    updates, after = update(spoiled, state, params)
     assert not updates["hurt"].any()
     assert updates["well"].all()
     for new, old in zip(after[:4], state[:4], strict=True):
@@ -269,10 +279,11 @@ def test_the_alias_moves_no_leaf_whose_gradient_is_not_finite():
     """Neither rule, no weight decay, and no accumulator; only counts of steps go on."""
     params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4), "embed": jnp.ones((5, 4))}
     optimizer = make(1e-3, weight_decay=0.1)
+    update = jax.jit(optimizer.update)
     good = jax.tree.map(lambda x: 0.1 * x, params)
-    _, state = optimizer.update(good, optimizer.init(params), params)
+    _, state = update(good, optimizer.init(params), params)
     bad = jax.tree.map(lambda x: x * jnp.nan, params)
-    updates, after = optimizer.update(bad, state, params)
+    updates, after = update(bad, state, params)
     assert not any(u.any() for u in jax.tree.leaves(updates))
     moments = [
         (a, b)
@@ -282,7 +293,7 @@ def test_the_alias_moves_no_leaf_whose_gradient_is_not_finite():
     assert len(moments) > 6
     for a, b in moments:
         np.testing.assert_array_equal(a, b)
-    updates, _ = optimizer.update(good, after, params)
+    updates, _ = update(good, after, params)
     assert all(jnp.isfinite(u).all() and u.all() for u in jax.tree.leaves(updates))
 
 
@@ -300,7 +311,7 @@ def test_weight_decay_spares_biases_and_norms_unless_asked():
 
     def after(**options):
         optimizer = make(0.1, weight_decay=0.5, **options)
-        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
         return optax.apply_updates(params, updates)
 
     np.testing.assert_allclose(after()["w"], 0.95)
@@ -309,20 +320,20 @@ def test_weight_decay_spares_biases_and_norms_unless_asked():
     np.testing.assert_allclose(after(weight_decay_mask=True)["bias"], 0.95)
 
 
-@pytest.mark.slow
 def test_a_matrix_without_gradient_stays_with_its_statistics():
     """Of two experts one had no tokens; without the option it moves on at full RMS."""
     w, grads = draw((2, 6, 4), steps=3)
     idle = grads.copy()
     idle[1:, 1] = 0
-    p, state = train(scale_by_lr(skip_zero_gradients=True), w, idle)
-    once, after_one = train(scale_by_lr(skip_zero_gradients=True), w, idle[:1])
-    both, _ = train(scale_by_lr(skip_zero_gradients=True), w, grads)
+    skipping, moving = (scale_by_lr(skip_zero_gradients=skip) for skip in (True, False))
+    p, state = train(skipping, w, idle)
+    once, after_one = train(skipping, w, idle[:1])
+    both, _ = train(skipping, w, grads)
     np.testing.assert_array_equal(p[1], once[1])
     np.testing.assert_array_equal(state[0].momentum[:, 1], after_one[0].momentum[:, 1])
     np.testing.assert_array_equal(p[0], both[0])
-    moving, _ = train(scale_by_lr(skip_zero_gradients=False), w, idle)
-    step = np.asarray(moving[1] - train(scale_by_lr(skip_zero_gradients=False), w, idle[:2])[0][1])
+    after_three, after_two = (train(moving, w, idle[:steps])[0] for steps in (3, 2))
+    step = np.asarray(after_three[1] - after_two[1])
     np.testing.assert_allclose(np.sqrt(np.mean(step**2)), 0.01, rtol=1e-3)
 
 
@@ -361,7 +372,6 @@ def test_a_key_named_value_stays_in_the_name():
     assert [each.name for each in route(params)] == ["attention.query", "attention.value"]
 
 
-@pytest.mark.slow
 def test_routing_by_names_and_its_table():
     params = {
         "token_embedding": jnp.ones((50, 8)),
