@@ -26,6 +26,7 @@ def make_mesh(kind):
     return jax.make_mesh((4, 2), ("x", "y"), axis_types=(KINDS[kind],) * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_layout_gives_the_numbers_of_one_device(kind):
     mesh = make_mesh(kind)
