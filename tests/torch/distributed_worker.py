@@ -105,10 +105,10 @@ def sharded(mesh):
 
 
 def data_parallel(rank, size):
-    """Three steps of DDP, each rank on its part of a batch of 8."""
+    """Three steps of DDP by `total_steps`, each rank on its part of a batch of 8."""
     model = small_model()
     wrapped = nn.parallel.DistributedDataParallel(model) if size > 1 else model
-    return on_batches(model, wrapped, Celo2(wrapped, lr=0.01, theta=THETA), rank, size)
+    return on_batches(model, wrapped, Celo2(wrapped, total_steps=8), rank, size)
 
 
 def accelerated(rank, size):
@@ -125,7 +125,7 @@ def accelerated(rank, size):
         fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=10
     )
     model = small_model()
-    model, opt = accelerator.prepare(model, Celo2(model, lr=0.01, theta=THETA))
+    model, opt = accelerator.prepare(model, Celo2(model, total_steps=8))
     assert all(isinstance(p, DTensor) for p in model.parameters())
     return on_batches(model, model, opt, rank, size)
 
