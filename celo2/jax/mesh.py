@@ -36,7 +36,11 @@ def mesh_of(tree: Any) -> AbstractMesh | None:
 def automatic(
     f: Callable[..., Any], mesh: AbstractMesh | None, out_like: Any
 ) -> Callable[..., Any]:
-    """Return f with outputs sharded as the arrays `out_like`, free to shard what is in between."""
+    """Return f, free to shard what is in between, with outputs sharded as the arrays `out_like`.
+
+    On an automatic mesh that is a hint, which the compiler need not follow; `out_shardings` of the
+    jitted step are binding.
+    """
     if mesh is not None and AxisType.Explicit in mesh.axis_types:
         shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, out_like)
         return jax.sharding.auto_axes(f, out_sharding=shardings)
