@@ -13,7 +13,7 @@ import optax
 
 from celo2.errors import InputError
 from celo2.jax.leaf import as_float
-from celo2.jax.learning_rates import resolve
+from celo2.jax.learning_rates import LearningRates, resolve
 from celo2.jax.routing import route
 from celo2.jax.transform import Axes, scale_by_celo2
 from celo2.parameters.routing import ADAMW, CELO2, check_rule
@@ -82,12 +82,6 @@ def celo2(
     for name, value in {"learning_rate": learning_rate, **given}.items():
         _check_not_negative(name, value)
     learning_rates = resolve(theta, learning_rate, total_steps, **given)
-
-    mask = _decaying if weight_decay_mask is None else weight_decay_mask
-    tail = [
-        optax.add_decayed_weights(learning_rates.weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rates.base),
-    ]
     learned = scale_by_celo2(
         theta,
         orthogonalize=orthogonalize,
@@ -96,15 +90,29 @@ def celo2(
         guard=guard,
         state_dtype=state_dtype,
     )
-    # Multipliers come before weight decay is added, so that they scale AdamW's update alone.
-    adamw = [_skip_not_finite(optax.scale_by_adam(b1, b2, eps)), learning_rates.multiply]
-    transforms: dict[Hashable, optax.GradientTransformation] = {
-        CELO2: _zero_where_not_finite(optax.chain(learned, *tail)),
-        ADAMW: _zero_where_not_finite(optax.chain(*adamw, *tail)),
-    }
     if labels is None:
         labels = partial(_routed, everywhere=everywhere)
-    return optax.partition(transforms, _checked(labels))
+    adam = _skip_not_finite(optax.scale_by_adam(b1, b2, eps))
+    mask = _decaying if weight_decay_mask is None else weight_decay_mask
+    return optax.partition(_transforms(learned, adam, learning_rates, mask), _checked(labels))
+
+
+def _transforms(
+    learned: optax.GradientTransformation,
+    adam: optax.GradientTransformation,
+    learning_rates: LearningRates,
+    decaying: Any,
+) -> dict[Hashable, optax.GradientTransformation]:
+    """Return what updates the leaves of each label: a direction, weight decay, learning rate."""
+    tail = [
+        optax.add_decayed_weights(learning_rates.weight_decay, decaying),
+        optax.scale_by_learning_rate(learning_rates.base),
+    ]
+    # Multipliers come before weight decay is added, so that they scale AdamW's update alone.
+    return {
+        CELO2: _zero_where_not_finite(optax.chain(learned, *tail)),
+        ADAMW: _zero_where_not_finite(optax.chain(adam, learning_rates.multiply, *tail)),
+    }
 
 
 def _routed(params: Any, everywhere: bool) -> Any:

@@ -85,54 +85,69 @@ def scale_by_celo2(
             `params` is None.
     """
     theta = theta if isinstance(theta, Theta) else load_theta(theta)
-    spec = theta.spec
-    orthogonalize = spec.newton_schulz if orthogonalize is None else orthogonalize
+    if orthogonalize is None:
+        orthogonalize = theta.spec.newton_schulz
     rule.check_kappa(guard)
     if jnp.dtype(state_dtype) not in (jnp.float32, jnp.bfloat16):
         raise InputError(f"state_dtype is {state_dtype!r}; give float32 or bfloat16")
 
-    def init(params: Any) -> ScaleByCelo2State:
-        states = jax.tree.map(
-            partial(init_leaf, spec, state_dtype), params, _axes_tree(axes, params)
+    options = _Options(theta, orthogonalize, axes, skip_zero_gradients, guard, state_dtype)
+    return optax.GradientTransformationExtraArgs(partial(_init, options), partial(_update, options))
+
+
+class _Options(NamedTuple):
+    """What `scale_by_celo2` was given, checked."""
+
+    theta: Theta
+    orthogonalize: bool
+    axes: Axes
+    skip_zero_gradients: bool
+    guard: Any
+    state_dtype: Any
+
+
+def _init(options: _Options, params: Any) -> ScaleByCelo2State:
+    init = partial(init_leaf, options.theta.spec, options.state_dtype)
+    states = jax.tree.map(init, params, _axes_tree(options.axes, params))
+    leaves = jax.tree.structure(params).flatten_up_to(states)
+    # An array each: a buffer cannot be donated twice.
+    return _state(params, leaves, *[jnp.zeros((), jnp.int32) for _ in range(3)])
+
+
+def _update(
+    options: _Options,
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    *,
+    weights: Weights | None = None,
+    **extra: Any,
+) -> tuple[Any, ScaleByCelo2State]:
+    del extra
+    if params is None:
+        raise InputError(
+            "params is None, but the Celo2 rule reads the weights; "
+            "call update(grads, state, params)"
         )
-        leaves = jax.tree.structure(params).flatten_up_to(states)
-        # An array each: a buffer cannot be donated twice.
-        return _state(params, leaves, *[jnp.zeros((), jnp.int32) for _ in range(3)])
+    mesh = mesh_of(params)
+    weights = options.theta.weights if weights is None else weights
 
-    def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        weights: Weights = theta.weights,
-        **extra: Any,
-    ) -> tuple[Any, ScaleByCelo2State]:
-        del extra
-        if params is None:
-            raise InputError(
-                "params is None, but the Celo2 rule reads the weights; "
-                "call update(grads, state, params)"
-            )
-        mesh = mesh_of(params)
+    def all_leaves(updates: Any, state: Any, params: Any, weights: Weights) -> tuple[Any, Any]:
+        *trees, skipped, pushed, count = state
+        read = partial(read_leaf, options.skip_zero_gradients, count + 1)
+        axes = _axes_tree(options.axes, params)
+        structure = jax.tree.structure(updates)
+        leaves = structure.flatten_up_to(jax.tree.map(read, updates, params, axes, *trees))
+        shared = Rule(options.theta.spec, weights, options.orthogonalize, options.guard)
+        new, pushes = update_leaves(shared, leaves, mesh)
+        for leaf in leaves:
+            skipped = skipped + ~leaf.finite
+        steps = structure.unflatten([step for step, _ in new])
+        states = [each for _, each in new]
+        return steps, _state(updates, states, skipped, pushed + pushes, count + 1)
 
-        def all_leaves(updates: Any, state: Any, params: Any, weights: Weights) -> tuple[Any, Any]:
-            *trees, skipped, pushed, count = state
-            read = partial(read_leaf, skip_zero_gradients, count + 1)
-            structure = jax.tree.structure(updates)
-            read_leaves = jax.tree.map(read, updates, params, _axes_tree(axes, params), *trees)
-            leaves = structure.flatten_up_to(read_leaves)
-            shared = Rule(spec, weights, orthogonalize, guard)
-            new, pushes = update_leaves(shared, leaves, mesh)
-            for leaf in leaves:
-                skipped = skipped + ~leaf.finite
-            steps = structure.unflatten([step for step, _ in new])
-            states = [each for _, each in new]
-            return steps, _state(updates, states, skipped, pushed + pushes, count + 1)
-
-        run = automatic(all_leaves, mesh, (updates, state))
-        return run(updates, state, params, Weights(*map(jnp.asarray, weights)))
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    run = automatic(all_leaves, mesh, (updates, state))
+    return run(updates, state, params, Weights(*map(jnp.asarray, weights)))
 
 
 def default_axes(shape: tuple[int, ...]) -> MatrixAxes:
