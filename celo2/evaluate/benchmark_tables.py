@@ -77,9 +77,12 @@ def single(evidence: Evidence) -> Table:
     for name, mine in evidence.single.items():
         scores = {problem: speed.score for problem, speed in mine.items()}
         paired = ratios(scores, target)
-        factors = {problem: speed.factors for problem, speed in mine.items()}
-        clock = _in_seconds(evidence, name, mine)
-        speed = _mean(factors) + _bounds(mine)
+        timed = {problem: speed for problem, speed in mine.items() if speed.factors}
+        factors = {problem: speed.factors for problem, speed in timed.items()}
+        clock = _in_seconds(evidence, name, timed)
+        speed = _mean(factors) + _bounds(timed)
+        if len(timed) < len(mine):
+            speed += f", on {len(timed)} of them" if timed else ""
         rows.append((name, str(len(mine)), _mean(paired), speed, _mean(clock), _counts(paired)))
     return Table(header, rows)
 
@@ -229,6 +232,8 @@ def _bounds(speeds: Mapping[str, Speed]) -> str:
 
 
 def _factor(speed: Speed) -> str:
+    if not speed.factors:
+        return ""
     mean = geometric_mean({"": speed.factors}).value
     if not speed.bound:
         return f"{mean:.2f}"

@@ -31,7 +31,8 @@ class Speed:
     score: Score
     """At AdamW's number of steps."""
     factors: Sequence[float]
-    """Steps of tuned AdamW over steps to its loss, by seed."""
+    """Steps of tuned AdamW over steps to its loss, by seed; none where only runs of its number of
+    steps are recorded, which say whether its loss is reached and not how soon."""
     bound: bool
     """Whether a factor is only known to be beyond the shortest or longest run."""
 
@@ -111,7 +112,8 @@ class Evidence:
                     self.records, problem, full, baseline, configuration, seeds
                 )
                 if full in scores:
-                    factors, bound = speed_ups(scores, target, full)
+                    several = len(scores) > 1
+                    factors, bound = speed_ups(scores, target, full) if several else ([], False)
                     mine[problem] = Speed(scores[full], factors, bound)
             if mine:
                 speeds[title] = mine

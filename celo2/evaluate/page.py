@@ -127,7 +127,7 @@ def _single(found: Evidence) -> str:
     return _section(
         "One configuration",
         text,
-        _figure(pictures.ratios(means, label, tables.OURS)),
+        _figure(pictures.ratios(means, label, tables.OURS)) if means else "",
         tables.single(found).html(),
         "<h3>Speed-ups by problem</h3>" + tables.speed_ups(found).html(),
         "<h3>The configurations</h3>" + _shown(found).html(),

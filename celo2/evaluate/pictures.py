@@ -150,7 +150,7 @@ def factors(speeds: Mapping[str, Mapping[str, Speed]]) -> dict[str, dict[str, Se
     """Return optimizer -> problem -> speed-ups by seed."""
     found = {}
     for name, mine in speeds.items():
-        found[name] = {problem: speed.factors for problem, speed in mine.items()}
+        found[name] = {problem: each.factors for problem, each in mine.items() if each.factors}
     return found
 
 

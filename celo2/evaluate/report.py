@@ -33,12 +33,14 @@ DEMO_LEARNING_RATES = "celo2/evaluate/torch_demo/learning_rates.json"
 """What `celo2 train` runs at, a file of the package."""
 
 
+NOTHING = Table(("no run is recorded yet: `celo2 bench --out records/benchmark`",), ())
+
+
 def _of_the_benchmark(table: Callable[[Evidence], Table]) -> Callable[[Path], Table]:
     def of(root: Path) -> Table:
         found = evidence(root)
-        if not found.problems:
-            return Table(("no run is recorded yet: `celo2 bench --out records/benchmark`",), ())
-        return table(found)
+        made = table(found) if found.problems else NOTHING
+        return made if made.rows else NOTHING
 
     return of
 

@@ -96,6 +96,19 @@ def test_the_speed_up_is_to_tuned_adamws_loss(found):
     assert speed.bound, "seed 2 reaches AdamW's 4 with the shortest run already"
 
 
+def test_a_run_of_one_length_tells_no_speed_up(found):
+    """Whether AdamW's loss is reached at T is known, and not how soon."""
+    full = BENCHMARK[FIRST].steps
+    found.__dict__["configurations"] = {"Celo2": Configuration({}, {full: 0.5})}
+    for seed in (1, 2):
+        run = run_of(FIRST, full, CELO2, {"learning_rate": 0.5}, seed)
+        found.records.add(run, {"loss": 1.0, "date": "2026-01-02", "commit": "abc"})
+    name, problems, loss, speed, seconds, counts = tables.single(found).rows[0]
+    assert (name, problems, speed, seconds, counts) == ("Celo2", "1", "", "", "0, 1, 0")
+    assert loss.startswith("0.354"), "sqrt(1/2 * 1/4)"
+    assert "One configuration" in page(found)
+
+
 def test_agents_have_a_section_where_they_were_trained(found):
     assert "Reinforcement learning" not in page(found)
     score = Score({}, dict.fromkeys(range(1, 9), -12.5))
