@@ -144,10 +144,14 @@ def direction(
         return put(d, part, {-2: (i, rows)})
 
     d = over_tiles(m // rows, one_tile, jnp.zeros(batch.shape, batch.factored[0].dtype))
-    kept = []
-    for new, old in zip(advanced, batch.factored, strict=True):
-        kept.append(jnp.where(batch.active, new, old))
-    return d, batch._replace(factored=tuple(kept)), batch.active & (sums.magnitude > 0)
+    moves = batch.active & (sums.magnitude > 0)
+    return d, batch._replace(factored=_kept(batch, advanced)), moves
+
+
+def _kept(batch: Batch, advanced: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    """Return the factored moments: advanced ones, or old ones of matrices that are not active."""
+    pairs = zip(advanced, batch.factored, strict=True)
+    return tuple(jnp.where(batch.active, new, old) for new, old in pairs)
 
 
 def _accumulate(spec: Spec, batch: Batch, rows: int) -> tuple[Batch, jax.Array, Sums]:
