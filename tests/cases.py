@@ -5,12 +5,24 @@ from pathlib import Path
 import numpy as np
 
 from celo2 import Theta
+from celo2.policy import Policy, PowerLaw
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "celo2_rule.npz")
 REFERENCE = {
     key.removeprefix("theta/"): GOLDEN[key] for key in GOLDEN.files if key.startswith("theta/")
 }
 THETA = Theta.from_reference(REFERENCE)
+POLICY = Policy(
+    hidden=PowerLaw(2e-3, -0.5),
+    embedding=PowerLaw(4e-2, -0.7),
+    head=PowerLaw(2e-2, -0.6),
+    vector=PowerLaw(1e-2, -0.5),
+    warmup=0.1,
+    final=0.05,
+    linear=1.0,
+    weight_decay=0.1,
+)
+"""Of the tests of `total_steps`; not the shipped one."""
 GOLDEN_CASES = sorted(
     {key.rsplit("/", 1)[0] for key in GOLDEN.files if not key.startswith("theta/")}
 )

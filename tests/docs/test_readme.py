@@ -32,6 +32,27 @@ def test_the_margins_over_adamw_and_muon_are_those_of_the_tables():
     assert f"on {words[behind]} of the five problems Muon is ahead" in README
 
 
+def test_the_cost_is_the_range_of_the_table():
+    row = re.compile(r"^\| [^,|]+, b?float(?:32|16) \|(.*)\|$", re.MULTILINE)
+    cells = []
+    for found in row.findall((ROOT / "docs/costs.md").read_text()):
+        cells.append([float(cell) for cell in found.split("|")])
+    assert len(cells) == 8, "four models in two dtypes"
+    muon, adamw = [row[0] for row in cells], [row[3] for row in cells]
+    assert f"{min(adamw):.0f} to {max(adamw):.0f} times AdamW's" in README
+    assert f"{min(muon):.2f} to {max(muon):.2f} times that of a Muon in float32" in README
+
+
+def test_the_benchmark_is_told_as_its_table_counts():
+    marked = re.search(r"<!-- table:benchmark-tuned -->\n(.*?)<!-- /table -->", README, re.DOTALL)
+    rows = [line.strip("| ").split(" | ") for line in marked[1].splitlines()[2:]]
+    counts = {row[0]: row[-2:] for row in rows}
+    lost, won, _ = map(int, counts["Celo2"][1].split(","))
+    assert ("loses more of them to Muon than it wins" in README) == (lost > won)
+    lost, won, undecided = map(int, counts["Celo2, nothing tuned"][0].split(","))
+    assert ("beats tuned AdamW on most problems" in README) == (won > lost + undecided)
+
+
 def test_it_stays_a_screen_and_a_half():
     prose = re.sub(r"```.*?```|<!--.*?-->|^\|.*$", "", README, flags=re.DOTALL | re.MULTILINE)
     assert len(prose.split()) < 750

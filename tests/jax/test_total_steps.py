@@ -12,20 +12,12 @@ import torch
 
 from celo2 import InputError
 from celo2.jax import celo2
-from celo2.policy import Policy, PowerLaw, plan
+from celo2.policy import PowerLaw, plan
 from celo2.torch import Celo2
+from tests.cases import POLICY as STRAIGHT
 from tests.cases import THETA as RULE
 
-POLICY = Policy(
-    hidden=PowerLaw(2e-3, -0.5),
-    embedding=PowerLaw(4e-2, -0.7),
-    head=PowerLaw(2e-2, -0.6),
-    vector=PowerLaw(1e-2, -0.5),
-    warmup=0.1,
-    final=0.05,
-    linear=0.5,
-    weight_decay=0.1,
-)
+POLICY = STRAIGHT._replace(linear=0.5)
 THETA = dataclasses.replace(RULE, policy=POLICY)
 SHAPES = {"embedding": (11, 8), "first.w": (8, 16), "first.bias": (16,), "head": (16, 4)}
 

@@ -18,20 +18,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from celo2 import InputError
-from celo2.policy import Policy, PowerLaw, plan
+from celo2.policy import plan
 from celo2.torch import Celo2
+from tests.cases import POLICY
 from tests.cases import THETA as RULE
+from tests.torch.models import backward, same, train
 
-POLICY = Policy(
-    hidden=PowerLaw(2e-3, -0.5),
-    embedding=PowerLaw(4e-2, -0.7),
-    head=PowerLaw(2e-2, -0.6),
-    vector=PowerLaw(1e-2, -0.5),
-    warmup=0.1,
-    final=0.05,
-    linear=1.0,
-    weight_decay=0.1,
-)
 THETA = dataclasses.replace(RULE, policy=POLICY)
 KINDS = ["hidden", "embedding", "head", "vector"]
 
@@ -49,26 +41,6 @@ class Model(nn.Module):
     def forward(self, tokens):
         h = self.norm(torch.relu(self.first(self.embedding(tokens).flatten(1))))
         return self.head(torch.relu(self.second(h)))
-
-
-def backward(model, step):
-    tokens = torch.randint(11, (32, 3), generator=torch.Generator().manual_seed(step))
-    loss = nn.functional.cross_entropy(model(tokens), tokens[:, 0] % 4)
-    loss.backward()
-    return loss
-
-
-def train(model, optimizer, steps, first=0):
-    losses = []
-    for step in range(first, first + steps):
-        optimizer.zero_grad()
-        losses.append(float(backward(model, step).detach()))
-        optimizer.step()
-    return losses
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
 def learning_rates(optimizer):
