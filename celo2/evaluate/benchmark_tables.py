@@ -228,7 +228,9 @@ def _counts(paired: Mapping[str, Sequence[float]]) -> str:
 
 def _bounds(speeds: Mapping[str, Speed]) -> str:
     count = sum(speed.bound for speed in speeds.values())
-    return f", {count} bounds" if count else ""
+    if not count:
+        return ""
+    return f", {count} bounds" if count > 1 else ", a bound"
 
 
 def _factor(speed: Speed) -> str:

@@ -118,13 +118,18 @@ def _scores(
     return scores
 
 
+def _over(mine: dict[str, Score], muon: dict[str, Score]) -> dict[str, float]:
+    """Return the ratio of losses by problem."""
+    return {problem: ratio(score, muon[problem]) for problem, score in mine.items()}
+
+
 def _ratio_table(
     root: Path, candidates: dict[str, Baseline], problems: Sequence[str], longer: int
 ) -> Table:
     scores = _scores(root, candidates, problems, longer)
     rows = []
     for name, mine in scores.items():
-        to_muon = {p: ratio(mine[p], scores["Muon"][p]) for p in problems}
+        to_muon = _over(mine, scores["Muon"])
         mean = sum(to_muon.values()) / len(problems)
         rows.append((name, *[f"{to_muon[p]:.3f}" for p in problems], f"{mean:.3f}"))
     return Table(("", *_titles(problems), "mean"), rows)
@@ -136,7 +141,7 @@ def _loss_table(
     scores = _scores(root, candidates, problems, longer)
     rows = []
     for name, mine in scores.items():
-        to_muon = {p: ratio(mine[p], scores["Muon"][p]) for p in problems}
+        to_muon = _over(mine, scores["Muon"])
         cells = []
         for p in problems:
             cells.append(f"{mine[p].mean:.4f} ± {mine[p].deviation:.4f} ({to_muon[p]:.3f})")
