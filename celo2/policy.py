@@ -7,6 +7,7 @@ Its numbers travel in the theta file. Functions take the array namespace `xp` (`
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from celo2.errors import InputError
 from celo2.parameters.routing import HIDDEN, KINDS
+from celo2.parameters.views import MatrixView
 
 REFERENCE_STEPS = 1000
 """Length of the run for which a policy states its learning rates."""
@@ -52,6 +54,8 @@ class Policy(NamedTuple):
     """Shape of the decay, from 0, a cosine, to 1, a straight line."""
     weight_decay: Any
     """Decoupled, at the learning rate of hidden matrices."""
+    small_weights: Any
+    """Median of `matrix_size` below which all learning rates are multiplied by it."""
 
     def peak(self, xp: Any, kind: str, total_steps: Any) -> Any:
         """Return the peak learning rate of a kind of parameter in a run of `total_steps`."""
@@ -74,6 +78,19 @@ class Policy(NamedTuple):
         cosine = 0.5 * (1 + xp.cos(xp.pi * done))
         decay = self.linear * (1 - done) + (1 - self.linear) * cosine
         return warm * (self.final + (1 - self.final) * decay)
+
+    def weight_factor(self, xp: Any, sizes: Any) -> Any:
+        """Return the factor on all learning rates of a model, 1 unless its weights are small.
+
+        Weights far below 1/sqrt(fan_in) mean that the network multiplies them itself, as the
+        neural fields of sines do; updates have to be smaller by the same factor.
+
+        `sizes` (n,) are the `matrix_size` of each hidden parameter before training; zeros, as a
+        residual branch may start from, tell nothing.
+        """
+        known = (sizes > 0).sum()
+        median = xp.sort(xp.where(sizes > 0, sizes, xp.inf))[(known - 1) // 2]
+        return xp.where((known > 0) & (median < self.small_weights), median, 1.0)
 
     def numbers(self) -> dict[str, Any]:
         """Return the numbers by name: flat, as files, records and evolution have them."""
@@ -118,7 +135,7 @@ class Policy(NamedTuple):
         return policy
 
 
-SHAPE = ("warmup", "final", "linear", "weight_decay")
+SHAPE = ("warmup", "final", "linear", "weight_decay", "small_weights")
 """The numbers that all kinds of parameters share."""
 RANGES = {
     "at_1000": (1e-8, 1.0),
@@ -127,7 +144,16 @@ RANGES = {
     "final": (0.0, 1.0),
     "linear": (0.0, 1.0),
     "weight_decay": (0.0, 100.0),
+    "small_weights": (0.0, 1.0),
 }
+
+
+def matrix_size(xp: Any, mean_square: Any, view: MatrixView) -> Any:
+    """Return the RMS of the weights times the root of the longer side of their matrix.
+
+    It is about 1 at the usual initializations; 0.58 of a square `torch.nn.Linear`.
+    """
+    return xp.sqrt(mean_square * math.prod(view.long_lengths))
 
 
 def check_total_steps(total_steps: Any) -> int:
@@ -162,8 +188,15 @@ class Plan(NamedTuple):
         return "\n".join(lines)
 
 
-def plan(policy: Policy, total_steps: int, steps: Sequence[int] | None = None) -> Plan:
+def plan(
+    policy: Policy,
+    total_steps: int,
+    steps: Sequence[int] | None = None,
+    weight_factor: float = 1.0,
+) -> Plan:
     """Return the learning rate of each kind of parameter at some steps, by default at eleven.
+
+    `weight_factor` is `Policy.weight_factor` of the model, 1 unless its weights are small.
 
     Raises:
         InputError: `total_steps` is not a whole number above 0.
@@ -174,6 +207,6 @@ def plan(policy: Policy, total_steps: int, steps: Sequence[int] | None = None) -
     factors = [float(policy.factor(np, step, total_steps)) for step in steps]
     rates = {}
     for kind in KINDS:
-        peak = float(policy.peak(np, kind, total_steps))
+        peak = float(policy.peak(np, kind, total_steps)) * weight_factor
         rates[kind] = tuple(peak * factor for factor in factors)
     return Plan(tuple(steps), rates, float(policy.weight_decay))

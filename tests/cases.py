@@ -21,6 +21,7 @@ POLICY = Policy(
     final=0.05,
     linear=1.0,
     weight_decay=0.1,
+    small_weights=0.1,
 )
 """Of the tests of `total_steps`; not the shipped one."""
 GOLDEN_CASES = sorted(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from celo2 import InputError, load_theta
-from celo2.policy import Policy, PowerLaw, plan
+from celo2.parameters.views import MatrixAxes, matrix_views
+from celo2.policy import Policy, PowerLaw, matrix_size, plan
 from tests.cases import THETA
 
 POLICY = Policy(
@@ -20,6 +21,7 @@ POLICY = Policy(
     final=0.2,
     linear=1.0,
     weight_decay=0.3,
+    small_weights=0.1,
 )
 
 
@@ -50,6 +52,25 @@ def test_runs_below_the_shortest_have_its_peaks():
 def test_the_shape_by_hand(linear, step, factor):
     got = POLICY._replace(linear=linear).factor(np, step, 100)
     np.testing.assert_allclose(got, factor, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "factor"),
+    [
+        ([1.0, 0.6, 0.3], 1.0),
+        ([0.05, 0.04, 3.0], 0.05),  # a SIREN: the first layer is large
+        ([0.0, 0.05, 0.0, 0.04, 3.0], 0.05),  # zeros tell nothing
+        ([0.04, 0.5], 0.04),  # of two, the lower
+        ([0.0, 0.0], 1.0),
+    ],
+)
+def test_small_weights_make_small_learning_rates(sizes, factor):
+    np.testing.assert_allclose(POLICY.weight_factor(np, np.array(sizes)), factor)
+
+
+def test_the_size_of_a_matrix_is_about_1_at_the_usual_initialization():
+    view = matrix_views((3, 3, 16, 32), MatrixAxes(fan_in=(0, 1, 2), fan_out=3))[0]
+    assert matrix_size(np, 1 / (9 * 16), view) == pytest.approx(1.0)
 
 
 def test_no_warmup_begins_at_the_peak():

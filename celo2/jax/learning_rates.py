@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from celo2.errors import InputError
+from celo2.jax.leaf import as_float
 from celo2.jax.routing import route
-from celo2.parameters.routing import HEAD, HIDDEN
-from celo2.policy import Policy, check_total_steps
+from celo2.jax.transform import Axes, axes_tree
+from celo2.parameters.routing import CELO2, HEAD, HIDDEN
+from celo2.parameters.views import matrix_views
+from celo2.policy import Policy, check_total_steps, matrix_size
 from celo2.theta import Theta
 
 ONE_OF_TWO = (
@@ -29,6 +32,15 @@ class LearningRates(NamedTuple):
     multiply: optax.GradientTransformation
     """Multiplies Adam's updates."""
     weight_decay: Any
+    policy: Policy | None
+    """What scales all updates by the size of the initial weights; None: nothing does."""
+
+
+class ScaleByInitialWeightsState(NamedTuple):
+    """State of `scale_by_initial_weights`."""
+
+    factor: jax.Array
+    """0-d float32."""
 
 
 def resolve(
@@ -49,7 +61,7 @@ def resolve(
     if learning_rate is not None:
         multiplier = 20.0 if adamw_lr_multiplier is None else adamw_lr_multiplier
         weight_decay = 0.0 if weight_decay is None else weight_decay
-        return LearningRates(learning_rate, optax.scale(multiplier), weight_decay)
+        return LearningRates(learning_rate, optax.scale(multiplier), weight_decay, None)
     if adamw_lr_multiplier is not None:
         raise InputError(
             f"adamw_lr_multiplier is {adamw_lr_multiplier}, but with total_steps= theta's policy "
@@ -60,13 +72,50 @@ def resolve(
     policy = theta.required_policy()
     weight_decay = policy.weight_decay if weight_decay is None else weight_decay
     multiply = _scale_by_kind(policy.multipliers(jnp, total_steps))
-    return LearningRates(schedule(policy, total_steps), multiply, weight_decay)
+    return LearningRates(schedule(policy, total_steps), multiply, weight_decay, policy)
 
 
 def schedule(policy: Policy, total_steps: int | jax.Array) -> Callable[[Any], jax.Array]:
     """Return the learning rate of hidden matrices as an optax schedule, of the steps so far."""
     peak = policy.peak(jnp, HIDDEN, total_steps)
     return lambda count: peak * policy.factor(jnp, count, total_steps)
+
+
+def scale_by_initial_weights(
+    policy: Policy, labels: Any, axes: Axes = None
+) -> optax.GradientTransformation:
+    """Multiply updates by the policy's factor for the weights that `init` was given.
+
+    Args:
+        policy: its `weight_factor` is that factor.
+        labels: as of `celo2`: which leaves are hidden matrices.
+        axes: as in `scale_by_celo2`.
+    """
+
+    def init(params: Any) -> ScaleByInitialWeightsState:
+        sizes = _hidden_sizes(labels, axes, params)
+        factor = policy.weight_factor(jnp, jnp.stack(sizes)) if sizes else jnp.ones(())
+        return ScaleByInitialWeightsState(factor.astype(jnp.float32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        return jax.tree.map(lambda u: (state.factor * u).astype(u.dtype), updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _hidden_sizes(labels: Any, axes: Axes, params: Any) -> list[jax.Array]:
+    """Return the size, 0-d, of each matrix that the rule updates; see `matrix_size`."""
+    labels = labels(params) if callable(labels) else labels
+    rules = jax.tree.leaves(jax.tree.broadcast(labels, params))
+    leaves, structure = jax.tree.flatten(params)
+    readings = structure.flatten_up_to(axes_tree(axes, params))
+    sizes = []
+    for rule, p, reading in zip(rules, leaves, readings, strict=True):
+        if rule == CELO2 and jnp.ndim(p) > 1 and jnp.size(p):
+            view = matrix_views(jnp.shape(p), reading)[0]
+            sizes.append(matrix_size(jnp, jnp.square(as_float(p)).mean(), view))
+    return sizes
 
 
 def _scale_by_kind(multipliers: dict[str, Any]) -> optax.GradientTransformation:

@@ -13,7 +13,7 @@ import optax
 
 from celo2.errors import InputError
 from celo2.jax.leaf import as_float
-from celo2.jax.learning_rates import LearningRates, resolve
+from celo2.jax.learning_rates import LearningRates, resolve, scale_by_initial_weights
 from celo2.jax.routing import route
 from celo2.jax.transform import Axes, scale_by_celo2
 from celo2.parameters.routing import ADAMW, CELO2, check_rule
@@ -49,8 +49,9 @@ def celo2(
     Args:
         learning_rate: RMS of the update of every matrix per step; a number or an optax schedule.
         total_steps: number of steps of the whole run. Learning rates, warm-up, decay and weight
-            decay are then those of theta's policy (`celo2.policy`); later steps stay at the last
-            learning rate. It may be traced.
+            decay are then those of theta's policy (`celo2.policy`), which reads the size of the
+            parameters that `init` is given; later steps stay at the last learning rate. It may be
+            traced.
         weight_decay: decoupled weight decay, p <- p - learning_rate * weight_decay * p, under both
             optimizers, at the learning rate of hidden matrices. None: the policy's, or 0 with
             `learning_rate`; that of `optax.adamw` is 1e-4, of PyTorch's AdamW 0.01.
@@ -94,7 +95,12 @@ def celo2(
         labels = partial(_routed, everywhere=everywhere)
     adam = _skip_not_finite(optax.scale_by_adam(b1, b2, eps))
     mask = _decaying if weight_decay_mask is None else weight_decay_mask
-    return optax.partition(_transforms(learned, adam, learning_rates, mask), _checked(labels))
+    labels = _checked(labels)
+    updates = optax.partition(_transforms(learned, adam, learning_rates, mask), labels)
+    if learning_rates.policy is None:
+        return updates
+    scale = scale_by_initial_weights(learning_rates.policy, labels, axes)
+    return optax.chain(updates, scale)
 
 
 def _transforms(

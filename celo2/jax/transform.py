@@ -108,7 +108,7 @@ class _Options(NamedTuple):
 
 def _init(options: _Options, params: Any) -> ScaleByCelo2State:
     init = partial(init_leaf, options.theta.spec, options.state_dtype)
-    states = jax.tree.map(init, params, _axes_tree(options.axes, params))
+    states = jax.tree.map(init, params, axes_tree(options.axes, params))
     leaves = jax.tree.structure(params).flatten_up_to(states)
     # An array each: a buffer cannot be donated twice.
     return _state(params, leaves, *[jnp.zeros((), jnp.int32) for _ in range(3)])
@@ -135,7 +135,7 @@ def _update(
     def all_leaves(updates: Any, state: Any, params: Any, weights: Weights) -> tuple[Any, Any]:
         *trees, skipped, pushed, count = state
         read = partial(read_leaf, options.skip_zero_gradients, count + 1)
-        axes = _axes_tree(options.axes, params)
+        axes = axes_tree(options.axes, params)
         structure = jax.tree.structure(updates)
         leaves = structure.flatten_up_to(jax.tree.map(read, updates, params, axes, *trees))
         shared = Rule(options.theta.spec, weights, options.orthogonalize, options.guard)
@@ -157,7 +157,7 @@ def default_axes(shape: tuple[int, ...]) -> MatrixAxes:
     return MatrixAxes(fan_in=tuple(range(len(shape) - 1)), fan_out=-1)
 
 
-def _axes_tree(axes: Axes, params: Any) -> Any:
+def axes_tree(axes: Axes, params: Any) -> Any:
     """Return one `MatrixAxes` per leaf; `axes` may be a prefix tree, and leaves may be masked."""
     axes = axes(params) if callable(axes) else axes
 

@@ -52,7 +52,7 @@ COORDINATES = {
     "linear": Coordinate(0.6, False, 0.0, 1.0),
     "weight_decay": Coordinate(1.0, False, 0.0, 10.0),
 }
-"""By the last part of a number's name."""
+"""By the last part of a number's name; a number that is not here stays as it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +98,10 @@ def search(
     """
     start = theta.required_policy().numbers()
     _claim(folder, config, theta, start, tasks)
-    strategy, params = _strategy(config, len(start))
+    dimensions = len(searched(start))
+    strategy, params = _strategy(config, dimensions)
     key = jax.random.key(config.seed)
-    state = strategy.init(key, jnp.zeros(len(start)), params)
+    state = strategy.init(key, jnp.zeros(dimensions), params)
     state, first = _restored(folder, state)
     ask, tell = jax.jit(strategy.ask), jax.jit(strategy.tell)
     for number in range(first, config.generations):
@@ -115,11 +116,18 @@ def search(
         yield Generation(number, float(logs.mean()), float(objective.min()), policy)
 
 
+def searched(start: Mapping[str, float]) -> dict[str, Coordinate]:
+    """Return the coordinates of the search, by the name of the policy's number."""
+    coordinates = {name: COORDINATES.get(name.rpartition(".")[2]) for name in start}
+    return {name: found for name, found in coordinates.items() if found is not None}
+
+
 def decode(population: jax.Array, start: Mapping[str, float]) -> dict[str, jax.Array]:
     """Return the numbers of candidates (n, coordinates), by name; zeros are `start`."""
-    numbers = {}
-    for x, (name, value) in zip(population.T, start.items(), strict=True):
-        scale, logarithmic, low, high = COORDINATES[name.rpartition(".")[2]]
+    numbers = {name: jnp.full(len(population), value) for name, value in start.items()}
+    for x, (name, coordinate) in zip(population.T, searched(start).items(), strict=True):
+        scale, logarithmic, low, high = coordinate
+        value = start[name]
         moved = value * jnp.exp(scale * x) if logarithmic else value + scale * x
         numbers[name] = jnp.clip(moved, low, high)
     return numbers

@@ -231,6 +231,18 @@ def shards(p: Any, name: str) -> Shards | None:
     return Shards(place.dim % p.ndim, p.device_mesh.get_group(mesh_axis))
 
 
+def mean_square(p: Tensor, name: str) -> float:
+    """Return the mean square of a parameter over all ranks; waits for the device."""
+    norm = torch.linalg.vector_norm(
+        local(p.detach()).to(torch.promote_types(p.dtype, torch.float32))
+    )
+    total, found = norm * norm, shards(p, name)
+    if found is not None:
+        # One number travels, and every rank waits for all others of its group.
+        dist.all_reduce(total, group=found.group)
+    return float(total) / p.numel()
+
+
 def local(x: Any) -> Tensor:
     """Return the part of a tensor on this rank."""
     return x.to_local() if is_dtensor(x) else x

@@ -206,7 +206,7 @@ class Celo2(Optimizer):
         """
         if self._schedule is None:
             raise InputError("lr was given, so the schedule is yours; plan() is of total_steps=")
-        return self._schedule.plan()
+        return self._schedule.plan(self.param_groups)
 
     @_not_traced
     @torch.no_grad()

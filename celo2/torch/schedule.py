@@ -12,8 +12,10 @@ from torch import Tensor
 
 from celo2.errors import InputError
 from celo2.parameters.routing import HIDDEN
-from celo2.policy import Plan, check_total_steps, plan
+from celo2.policy import Plan, check_total_steps, matrix_size, plan
 from celo2.theta import Theta
+from celo2.torch import distributed
+from celo2.torch.param_groups import parts
 
 ONE_OF_TWO = (
     "give either total_steps=, the number of optimizer steps of the run, and nothing needs tuning, "
@@ -31,7 +33,8 @@ class Schedule:
 
     A group has "lr", the base learning rate of the latest step (of the first before it), times
     "lr_scale" if it states one; "lr_multiplier", that of its kind of parameter over hidden
-    matrices; and "steps", the steps taken. In a checkpoint, "steps" alone is read.
+    matrices; "steps", the steps taken; and "weight_factor", the policy's factor for the weights
+    before the first step (1 until then). In a checkpoint, the last two are read.
 
     Raises:
         InputError: `total_steps` is not a whole number above 0, or theta has no policy.
@@ -42,17 +45,23 @@ class Schedule:
         self.policy = theta.required_policy()
         multipliers = self.policy.multipliers(np, self.total_steps)
         self.multipliers = {kind: float(value) for kind, value in multipliers.items()}
-        self._steps = 0
+        self._steps, self._weight_factor = 0, 1.0
         self._warned = False
         self._updated: set[int] = set()
 
-    def plan(self) -> Plan:
+    def plan(self, groups: Sequence[Group]) -> Plan:
         """Return the learning rates of the run."""
-        return plan(self.policy, self.total_steps)
+        factor = self._weight_factor if self._steps else self._factor_now(groups)
+        return plan(self.policy, self.total_steps, weight_factor=factor)
 
     def defaults(self) -> Group:
         """Return the hyperparameters of every group."""
-        return {"lr": self._base(), "steps": self._steps, "weight_decay": self.policy.weight_decay}
+        return {
+            "lr": self._base(),
+            "steps": self._steps,
+            "weight_factor": self._weight_factor,
+            "weight_decay": self.policy.weight_decay,
+        }
 
     def prepare(self, part: Group, kind: str, stated: Group) -> None:
         """Complete a group of one kind of parameter before it is added."""
@@ -84,6 +93,8 @@ class Schedule:
                 "of the last one; give the optimizer the true number at the next resume",
                 stacklevel=4,
             )
+        if self._steps == 0:
+            self._weight_factor = self._factor_now(groups)
         self._steps += 1
         for group in groups:
             self._write(group)
@@ -105,18 +116,24 @@ class Schedule:
         `multipliers` are those of the groups before they were loaded.
         """
         self._steps = int(groups[0]["steps"])
+        self._weight_factor = float(groups[0]["weight_factor"])
         for group, multiplier in zip(groups, multipliers, strict=True):
             group["lr_multiplier"] = multiplier
             self._write(group)
 
+    def _factor_now(self, groups: Sequence[Group]) -> float:
+        """Return the policy's factor for the weights as they are."""
+        sizes = np.array(hidden_sizes(groups))
+        return float(self.policy.weight_factor(np, sizes)) if len(sizes) else 1.0
+
     def _base(self) -> float:
         """Return the learning rate of hidden matrices at the latest step."""
         factor = self.policy.factor(np, max(0, self._steps - 1), self.total_steps)
-        return float(self.policy.peak(np, HIDDEN, self.total_steps) * factor)
+        return float(self.policy.peak(np, HIDDEN, self.total_steps) * factor * self._weight_factor)
 
     def _write(self, group: Group) -> None:
         group["lr"] = self._base() * group.get("lr_scale", 1.0)
-        group["steps"] = self._steps
+        group["steps"], group["weight_factor"] = self._steps, self._weight_factor
 
     def _check_own(self, group: Group) -> None:
         """Raise InputError if a group's learning rate is not the one that was written."""
@@ -127,6 +144,20 @@ class Schedule:
                 f"lr of a group is {found:g}, but total_steps={self.total_steps} has set {own:g}: "
                 f"leave out the learning-rate scheduler, or make it a constant one; {OWN_SCHEDULE}"
             )
+
+
+def hidden_sizes(groups: Sequence[Group]) -> list[float]:
+    """Return the size of each matrix that the rule updates; see `matrix_size`.
+
+    Every rank joins one all-reduce per sharded parameter, and the device is waited for.
+    """
+    sizes = []
+    for group in groups:
+        for name, p in zip(group["param_names"], group["params"], strict=True):
+            if group["kind"] == HIDDEN and p.ndim > 1 and p.numel():
+                mean_square = distributed.mean_square(p, name)
+                sizes.append(float(matrix_size(np, mean_square, parts(p, group)[0])))
+    return sizes
 
 
 def check_stated(group: Group, schedule: Schedule | None) -> None:

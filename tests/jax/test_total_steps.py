@@ -39,9 +39,11 @@ def train(optimizer, params, grads, steps):
     return params
 
 
-def test_torch_and_jax_agree():
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_torch_and_jax_agree(scale):
     steps, total_steps = 6, 5  # one step past the end
     params, grads = draw(steps)
+    params = {name: np.float32(scale) * p for name, p in params.items()}
     ours = train(celo2(total_steps=total_steps, theta=THETA), params, grads, steps)
     tensors = {name: torch.tensor(p.T if p.ndim > 1 else p) for name, p in params.items()}
     optimizer = Celo2(list(tensors.items()), total_steps=total_steps, theta=THETA)
@@ -55,7 +57,7 @@ def test_torch_and_jax_agree():
         optimizer.step()
     for name, p in tensors.items():
         np.testing.assert_allclose(p.numpy().T, ours[name], rtol=1e-5, atol=1e-6, err_msg=name)
-        assert np.abs(params[name] - ours[name]).max() > 1e-3
+        assert np.abs(params[name] - ours[name]).max() > 1e-3 * scale
 
 
 def test_the_learning_rate_is_the_rms_of_the_update_of_a_hidden_matrix():
@@ -69,6 +71,38 @@ def test_the_learning_rate_is_the_rms_of_the_update_of_a_hidden_matrix():
         updates, state = update(now, state, params)
         rms = float(jnp.sqrt(jnp.mean(updates["first.w"] ** 2)))
         assert rms == pytest.approx(expected[step], rel=1e-4)
+
+
+def test_small_initial_weights_scale_every_update():
+    """Of each kind, weight decay included, by the median size of the hidden matrices."""
+    theta = dataclasses.replace(RULE, policy=POLICY)
+    params, grads = draw(1)
+    grads = {name: g[0] for name, g in grads.items()}
+    size = float(jnp.sqrt(16 * jnp.mean(params["first.w"] ** 2)))
+    small = {**params, "first.w": params["first.w"] * np.float32(0.05 / size)}
+    optimizer = celo2(total_steps=8, theta=theta)
+    ignoring = dataclasses.replace(RULE, policy=POLICY._replace(small_weights=0.0))
+    state = optimizer.init(small)
+    updates, _ = jax.jit(optimizer.update)(grads, state, small)
+    other = celo2(total_steps=8, theta=ignoring)
+    plain, _ = jax.jit(other.update)(grads, other.init(small), small)
+    for name in params:
+        np.testing.assert_allclose(updates[name], 0.05 * plain[name], rtol=1e-5, err_msg=name)
+
+
+def test_the_factor_is_that_of_the_first_weights_and_of_what_the_rule_updates():
+    params, _ = draw(1)
+    small = {name: 0.01 * p for name, p in params.items()}
+    everything = celo2(total_steps=8, theta=THETA, labels="adamw")
+    nested = celo2(total_steps=8, theta=THETA, labels={"a": "celo2", "b": "adamw"})
+    assert factor(everything.init(small)) == 1
+    size = float(jnp.sqrt(16 * jnp.mean(small["first.w"] ** 2)))
+    found = factor(nested.init({"a": {"w": small["first.w"]}, "b": small}))
+    assert found == pytest.approx(size, rel=1e-5)
+
+
+def factor(state):
+    return float(optax.tree.get(state, "factor"))
 
 
 def test_numbers_of_a_policy_may_be_traced_and_batched():

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from celo2 import InputError
-from celo2.meta.policy_search import PolicySearch, decode, policy_losses, search
+from celo2.meta.policy_search import PolicySearch, decode, policy_losses, search, searched
 from celo2.meta.policy_tasks import HELD_OUT, LENGTH, SYMBOLS, random_text
 from celo2.policy import Policy, PowerLaw
 from tests.cases import THETA as RULE
 from tests.families import Quadratic
 
 SLOW = PowerLaw(1e-3, 0.0)
-START = Policy(SLOW, SLOW, SLOW, SLOW, warmup=0.1, final=0.0, linear=1.0, weight_decay=0.0)
+START = Policy(*[SLOW] * 4, warmup=0.1, final=0.0, linear=1.0, weight_decay=0.0, small_weights=0.1)
 THETA = dataclasses.replace(RULE, policy=START)
 TASKS = {"quadratic": Quadratic()}
 SEARCH = PolicySearch(horizons=(8, 16), population=6, generations=4, seeds=1)
@@ -57,10 +57,11 @@ def test_a_folder_belongs_to_one_search(found):
 
 def test_zero_is_the_start_and_numbers_keep_their_ranges():
     start = START.numbers()
-    ends = jnp.array([[0.0], [100.0], [-100.0]]) * jnp.ones(len(start))
+    ends = jnp.array([[0.0], [100.0], [-100.0]]) * jnp.ones(len(searched(start)))
     numbers = decode(ends, start)
     for name, value in start.items():
         assert float(numbers[name][0]) == pytest.approx(value)
+    np.testing.assert_array_equal(numbers["small_weights"], np.float32(start["small_weights"]))
     for i in (1, 2):
         extreme = Policy.of({name: float(value[i]) for name, value in numbers.items()})
         assert Policy.from_json(extreme.to_json()) == extreme

@@ -131,10 +131,15 @@ def accelerated(rank, size):
 
 
 def small_model():
+    """Weights so small that the policy reads them: all ranks have to find the same size."""
     torch.manual_seed(0)
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 1)
     )
+    with torch.no_grad():
+        model[0].weight.mul_(0.1)
+        model[2].weight.mul_(0.1)
+    return model
 
 
 def on_batches(model, wrapped, opt, rank, size):

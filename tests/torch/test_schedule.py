@@ -48,6 +48,31 @@ def learning_rates(optimizer):
     return {g["kind"]: g["lr"] * g["lr_multiplier"] for g in optimizer.param_groups}
 
 
+def shrunk(model, size=0.05):
+    """Scale hidden matrices so that the median size, of two the lower, is `size`."""
+    with torch.no_grad():
+        now = model.second.weight.square().mean().sqrt() * 16**0.5
+        model.first.weight.mul_(2.0)
+        model.second.weight.mul_(size / now)
+    return model
+
+
+def test_small_weights_scale_the_learning_rates_for_the_whole_run():
+    model = shrunk(Model())
+    optimizer = Celo2(model, total_steps=8, theta=THETA)
+    expected = plan(POLICY, 8, range(8)).learning_rates
+    shown = optimizer.plan().learning_rates["vector"]
+    assert shown == pytest.approx([0.05 * value for value in expected["vector"]], rel=1e-5)
+    for step in range(3):
+        train(model, optimizer, 1, step)
+        now = learning_rates(optimizer)
+        for kind in KINDS:
+            assert now[kind] == pytest.approx(0.05 * expected[kind][step], rel=1e-5), (kind, step)
+    other = Celo2(copy.deepcopy(model), total_steps=8, theta=THETA)
+    other.load_state_dict(optimizer.state_dict())  # the weights have grown, the factor is the same
+    assert learning_rates(other) == learning_rates(optimizer)
+
+
 def test_a_model_learns_without_a_learning_rate():
     model = Model()
     losses = train(model, Celo2(model, total_steps=150), 150)
