@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -29,6 +30,26 @@ def test_every_optimizer_runs_two_steps(name):
     assert math.isfinite(result["loss"])
     assert len(result["curve"]) == 2
     assert result["parameters"] == 15
+
+
+def test_muon_by_the_policy_differs_from_celo2_in_hidden_matrices_alone():
+    """All else agrees, the size of updates about, also where weights are small."""
+    rng = np.random.default_rng(0)
+    shapes = {"embedding": (9, 8), "first.w": (8, 6), "first.b": (6,), "head.w": (6, 3)}
+    params = {name: np.float32(0.01 * rng.standard_normal(s)) for name, s in shapes.items()}
+    grads = {name: np.float32(rng.standard_normal(s)) for name, s in shapes.items()}
+    found = []
+    for name in ("celo2-total-steps", "muon-total-steps"):
+        (baseline,) = baselines((name,)).values()
+        settings = {**baseline.grid.others[0], "weight_decay": 0.0}
+        optimizer = baseline.build(settings, 10)
+        found.append(jax.jit(optimizer.update)(grads, optimizer.init(params), params)[0])
+    ours, muon = found
+    for name in ("embedding", "first.b", "head.w"):
+        np.testing.assert_allclose(muon[name], ours[name], rtol=1e-5, err_msg=name)
+    rms = [float(np.sqrt(np.mean(np.square(each["first.w"])))) for each in found]
+    assert rms[0] == pytest.approx(rms[1], rel=0.3)
+    assert np.abs(muon["first.w"] - ours["first.w"]).max() > 0.01 * rms[0]
 
 
 def test_state_is_counted_in_bytes():

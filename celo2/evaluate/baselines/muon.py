@@ -41,24 +41,30 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def _build(settings: Settings, steps: int) -> optax.GradientTransformationExtraArgs:
-    direction = scale_by_muon(
-        beta=settings["momentum"], nesterov=True, weight_dimension_numbers=_dimension_numbers
-    )
-    return _beside_adamw(direction, settings, steps)
+    return _beside_adamw(muon_direction(settings["momentum"]), settings, steps)
 
 
 def _build_two_averages(settings: Settings, steps: int) -> optax.GradientTransformationExtraArgs:
-    return _beside_adamw(optax.chain(_two_averages(), _orthogonalize()), settings, steps)
+    return _beside_adamw(_of_rms_1(optax.chain(_two_averages(), _orthogonalize())), settings, steps)
+
+
+def muon_direction(momentum: Any) -> optax.GradientTransformation:
+    """Return Muon's updates of hidden matrices, of RMS 1."""
+    muon = scale_by_muon(beta=momentum, nesterov=True, weight_dimension_numbers=_dimension_numbers)
+    return _of_rms_1(muon)
+
+
+def _of_rms_1(direction: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(direction, scale_by_shape(_dimension_numbers, consistent_rms=1.0))
 
 
 def _beside_adamw(
     direction: optax.GradientTransformation, settings: Settings, steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Return `direction` on hidden matrices at RMS 1, AdamW on the rest."""
+    """Return `direction` on hidden matrices, AdamW on the rest."""
     multiplier, decay = settings["adamw_lr_multiplier"], weight_decay(settings)
     hidden = optax.chain(
         direction,
-        scale_by_shape(_dimension_numbers, consistent_rms=1.0),
         optax.add_decayed_weights(decay, decaying),
         optax.scale_by_learning_rate(schedule(settings, steps)),
     )
@@ -70,7 +76,9 @@ def _beside_adamw(
         weight_decay=decay / multiplier,
         mask=decaying,
     )
-    return optax.with_extra_args_support(optax.partition({"celo2": hidden, "adamw": rest}, _labels))
+    return optax.with_extra_args_support(
+        optax.partition({"celo2": hidden, "adamw": rest}, hidden_or_not)
+    )
 
 
 def _two_averages() -> optax.GradientTransformation:
@@ -108,7 +116,8 @@ def _dimension_numbers(params: Any) -> Any:
     return jax.tree.map(lambda p: _numbers(p.shape), params)
 
 
-def _labels(params: Any) -> Any:
+def hidden_or_not(params: Any) -> Any:
+    """Return the optimizer of each leaf, "celo2" for hidden matrices and "adamw" for the rest."""
     rules = [route.rule for route in route(params)]
     return jax.tree.unflatten(jax.tree.structure(params), rules)
 

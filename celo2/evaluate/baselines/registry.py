@@ -25,6 +25,7 @@ from celo2.evaluate.baselines.handwritten import (
     SGD,
 )
 from celo2.evaluate.baselines.muon import MUON, TWO_AVERAGES
+from celo2.evaluate.baselines.muon_policy import muon_total_steps
 from celo2.evaluate.baselines.tuning_free import celo
 from celo2.theta import load_theta
 
@@ -50,6 +51,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "celo2-base": Optimizer("Celo2-base", lambda: celo2(load_theta("celo2-base"))),
     "celo2-total-steps": Optimizer(
         "Celo2, nothing tuned", lambda: celo2_total_steps(load_theta("celo2"))
+    ),
+    "muon-total-steps": Optimizer(
+        "Muon by Celo2's policy", lambda: muon_total_steps(load_theta("celo2"))
     ),
     "celo": Optimizer("Celo, nothing tuned", celo),
     "prodigy-as-published": Optimizer("Prodigy, nothing tuned", lambda: PRODIGY_AS_PUBLISHED),

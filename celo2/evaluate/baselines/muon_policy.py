@@ -1,0 +1,49 @@
+"""Muon under the policy of Celo2: how much of `total_steps=` is schedule, and how much the rule.
+
+Its learning rates, decay and weight decay are those of `celo2_total_steps`; only the direction of
+hidden matrices is Muon's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Hashable
+
+import optax
+
+from celo2.evaluate.baselines.base import Baseline, Grid, Settings, decaying
+from celo2.evaluate.baselines.muon import hidden_or_not, muon_direction
+from celo2.jax.learning_rates import resolve, scale_by_initial_weights
+from celo2.policy import Policy
+from celo2.theta import Theta
+
+MOMENTA = (0.85, 0.95)
+
+
+def muon_total_steps(theta: Theta) -> Baseline:
+    """Return Muon with the learning rates of theta's policy and a momentum of its own.
+
+    Raises:
+        InputError: theta has no policy.
+    """
+    numbers = theta.required_policy().numbers()
+    others = tuple({**numbers, "momentum": momentum} for momentum in MOMENTA)
+    return Baseline("muon-total-steps", functools.partial(_build, theta), Grid((), others))
+
+
+def _build(theta: Theta, settings: Settings, steps: int) -> optax.GradientTransformationExtraArgs:
+    theta = dataclasses.replace(theta, policy=Policy.of(settings))
+    learning_rates = resolve(theta, None, steps, None, None)
+    tail = [
+        optax.add_decayed_weights(learning_rates.weight_decay, decaying),
+        optax.scale_by_learning_rate(learning_rates.base),
+    ]
+    adam = optax.scale_by_adam(b1=0.9, b2=0.95)
+    transforms: dict[Hashable, optax.GradientTransformation] = {
+        "celo2": optax.chain(muon_direction(settings["momentum"]), *tail),
+        "adamw": optax.chain(adam, learning_rates.multiply, *tail),
+    }
+    scale = scale_by_initial_weights(theta.required_policy(), hidden_or_not)
+    updates = optax.chain(optax.partition(transforms, hidden_or_not), scale)
+    return optax.with_extra_args_support(updates)
