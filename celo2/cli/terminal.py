@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import sys
 from collections.abc import Callable, Iterator
@@ -36,12 +37,23 @@ def mean_and_deviation(console: Console, mean: float, deviation: float) -> str:
     return f"{mean:.4f} {sign} {deviation:.4f}"
 
 
+INTERVAL = 30.0
+"""Seconds between two lines of progress where no bar can be shown."""
+
+
 @contextlib.contextmanager
 def progress(console: Console, description: str, total: int) -> Iterator[Callable[..., Any]]:
-    """Show a bar with an estimate of the time left.
+    """Show a bar with an estimate of the time left; in a file or a pipe, print a line now and then.
 
     The function that is given updates it: `advance=1` or `completed=n`, and `description="..."`.
     """
+    if not console.is_interactive:
+        lines = _Lines(console, description, total)
+        try:
+            yield lines.update
+        finally:
+            lines.end()
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -52,3 +64,34 @@ def progress(console: Console, description: str, total: int) -> Iterator[Callabl
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total)
         yield lambda **changes: bar.update(task, **changes)
+
+
+class _Lines:
+    """Progress as plain lines: at the start, at the end, and at most every `INTERVAL` seconds."""
+
+    def __init__(self, console: Console, description: str, total: int) -> None:
+        self.console, self.description, self.total = console, description, total
+        self.completed = 0
+        self.began = console.get_time()
+        self._print()
+
+    def update(
+        self, advance: int = 0, completed: int | None = None, description: str | None = None
+    ) -> None:
+        """Change what is given, and print it unless the last line is recent."""
+        self.completed = self.completed + advance if completed is None else completed
+        self.description = self.description if description is None else description
+        if self.console.get_time() - self.printed >= INTERVAL:
+            self._print()
+
+    def end(self) -> None:
+        """Print what no line has told yet."""
+        if self.told != (self.completed, self.description):
+            self._print()
+
+    def _print(self) -> None:
+        self.printed = self.console.get_time()
+        self.told = self.completed, self.description
+        elapsed = datetime.timedelta(seconds=round(self.printed - self.began))
+        done = f"{self.completed} of {self.total} after {elapsed}"
+        self.console.print(f"{done}: {self.description}", markup=False, soft_wrap=True)

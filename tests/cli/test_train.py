@@ -36,6 +36,7 @@ def test_a_comparison_is_shown_recorded_and_resumed(prose, tmp_path, capsys):
     out = tmp_path / "x[/y]z"
     main(command(prose, out))
     shown = capsys.readouterr().out
+    assert "24 of 24 after 0:00:" in shown, "no terminal, so progress is told in lines"
     assert "Held-out loss, lowest first: " in shown
     assert "notes [draft] $x$.txt" in shown
     records = lines(out / "runs.jsonl")
