@@ -5,7 +5,7 @@ it (`naive_unroll.py`) and leaves the cores to XLA. It computes the same losses 
 is checked before anything is timed. To separate the form of the rule from the use of the cores, the
 baseline also runs with its trajectories sharded over them, as meta-training does. All variants run
 in one process, taking turns; tables show medians. The profile leaves out one part after another.
-Writes records/speed/meta-speed.json.
+Writes records/speed/meta-speed.json; `celo2 report` writes the tables of docs/meta-training.md.
 """
 
 from __future__ import annotations

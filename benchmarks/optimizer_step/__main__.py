@@ -4,8 +4,7 @@ Run: python -m benchmarks.optimizer_step. It reports the time of a step, the byt
 temporaries. Only parameters and random gradients are made, no forward pass; all optimizers of a
 setting (model and dtype of its parameters) update the same parameters in one process, taking turns,
 and medians and their ratios are reported. A measurement replaces earlier results of its setting;
-other settings stay in the file. `--table` prints the tables of docs/costs.md from the saved results
-and runs nothing.
+other settings stay in the file. `celo2 report` writes the tables of docs/costs.md from it.
 
 Every optimizer has the routing of Celo2: hidden matrices and convolutions by the rule that is
 measured, the rest by AdamW. torch.optim.Muon takes matrices only, so it gets a convolution kernel
@@ -33,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.optimizer_step import optimizers
 from benchmarks.optimizer_step.measure import Benchmark, Setting, measure, nothing_compiled
-from benchmarks.optimizer_step.report import BASELINE, draw, keep, load, markdown, paired, table
+from benchmarks.optimizer_step.report import BASELINE, draw, keep, load, paired, table
 from benchmarks.provenance import provenance
 
 
@@ -57,11 +56,9 @@ def run(config: Benchmark, console: Console) -> None:
 
 
 def main() -> None:
-    """Read the arguments; run, or show what is there."""
+    """Read the arguments, and run."""
     config = tyro.cli(Benchmark)
-    if config.table:
-        print(markdown(load(config.out)))
-    elif BASELINE not in config.optimizers:
+    if BASELINE not in config.optimizers:
         sys.exit(f"--optimizers has no {BASELINE}, the baseline of the ratios; add it")
     elif config.profile and "celo2" not in config.optimizers:
         sys.exit("--profile is of celo2, and --optimizers has no celo2; add it")

@@ -57,8 +57,6 @@ class Benchmark:
     """Of PyTorch."""
     profile: bool = False
     """Also print where the time of a step of celo2 goes."""
-    table: bool = False
-    """Run nothing; print the tables of docs/costs.md from the results in `out`."""
     out: Path = Path("records/speed/optimizer-step.json")
     """Results; a picture goes beside them."""
 

@@ -1,4 +1,4 @@
-"""Results as tables, as a picture, and as the tables of docs/costs.md."""
+"""Results as tables and as a picture."""
 
 from __future__ import annotations
 
@@ -23,23 +23,8 @@ from celo2.files import write
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-LABELS: dict[str, str] = {
-    "adamw": "AdamW, fused (`torch.optim`)",
-    "muon": "Muon, Newton-Schulz in bfloat16 (`torch.optim`)",
-    "muon-float32": "Muon, Newton-Schulz in float32",
-    "celo2": "Celo2, compiled",
-    "celo2-bf16": "Celo2, compiled, state and Newton-Schulz in bfloat16",
-    "celo2-base": "Celo2-base, compiled",
-    "celo2-eager": "Celo2, eager",
-    "naive": "Celo2 in the naive form",
-    "celo2-no-ns": "Celo2, compiled, without Newton-Schulz",
-    "naive-no-ns": "The naive form without Newton-Schulz",
-}
-"""For docs/costs.md; the two without Newton-Schulz, measured for their ratio, are not in it."""
 BASELINE = "muon"
 """What the bars of the picture are compared with."""
-MAIN = ("gpt2-small", "float32")
-"""The setting that docs/costs.md shows in full."""
 COMPARED_WITH = ("muon", "muon-float32", "adamw")
 """What all times are divided by."""
 PAIRS = (
@@ -158,37 +143,3 @@ def _draw(setting: Setting, plot: Any) -> list[float]:
     plot.spines[["top", "right"]].set_visible(False)
     plot.invert_yaxis()
     return ratios
-
-
-def markdown(settings: Sequence[Setting]) -> str:
-    """Return the tables of docs/costs.md.
-
-    They are all of GPT-2 small in float32, then the ratios of Celo2's time in each setting.
-    """
-    lines = [
-        "| | bytes of state per entry | step of GPT-2 small | over Muon in float32 | over AdamW |",
-        "|---|---|---|---|---|",
-    ]
-    main = {(s.model, s.dtype): s for s in settings}.get(MAIN)
-    if main is None:
-        sys.exit(f"{', '.join(MAIN)} was not measured; run it first, without --table")
-    for m in main.measurements:
-        if not m.optimizer.endswith("no-ns"):
-            milliseconds, memory = f"{1e3 * m.median:,.0f} ms", f"{m.bytes_per_entry:.1f}"
-            ratios = ratio(m, main.of("muon-float32")), ratio(m, main.of("adamw"))
-            lines.append(_row(LABELS[m.optimizer], memory, milliseconds, *ratios))
-    pairs = [pair for pair in PAIRS if pair[0] in ("celo2", "celo2-bf16")]
-    header = " | ".join(map(" / ".join, pairs))
-    lines += ["", f"| | {header} |", "|---" * (1 + len(pairs)) + "|"]
-    for s in settings:
-        cells = []
-        for name, other in pairs:
-            m = s.of(name)
-            cells.append(ratio(m, s.of(other)) if m and s.of(other) else "")
-        cut = f", {s.origin['layers']} layers" if s.origin["layers"] else ""
-        lines.append(_row(f"{s.model}{cut}, {s.dtype}", *cells))
-    return "\n".join(lines)
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -16,7 +16,7 @@ from celo2.evaluate import (
     agents,
     benchmark_tables,
     guard_table,
-    jax_speed,
+    speed_tables,
     total_steps_table,
     validation_tables,
 )
@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "experiments": validation_tables.experiments,
     "experiment-answers": validation_tables.experiment_answers,
     "demo": validation_tables.demo,
+    "demo-bfloat16": validation_tables.demo_bfloat16,
     "benchmark-lost": _of_the_benchmark(benchmark_tables.lost),
     "benchmark-tuned": _of_the_benchmark(benchmark_tables.tuned),
     "benchmark-tuned-losses": _of_the_benchmark(benchmark_tables.tuned_losses),
@@ -67,7 +68,12 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "rl-returns": agents.recorded_table,
     "guard": guard_table.guard,
     "total-steps": total_steps_table.total_steps,
-    "jax-step": jax_speed.jax_step,
+    "optimizer-step": speed_tables.optimizer_step,
+    "optimizer-step-ratios": speed_tables.optimizer_step_ratios,
+    "gpt3-xl": speed_tables.gpt3_xl,
+    "jax-step": speed_tables.jax_step,
+    "meta-speed": speed_tables.meta_speed,
+    "meta-parts": speed_tables.meta_parts,
 }
 """Name -> what makes the table from the records of a checkout."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from celo2.evaluate.torch_demo.sweep import best_of_sweep
 from celo2.theta import load_theta
 
 DEMO_SWEEP = "records/demo/sweep/runs.jsonl"
+DEMO_SWEEP_BASE = "records/demo/sweep-base/runs.jsonl"
+DEMO_BFLOAT16 = "records/demo/bf16/runs.jsonl"
 LONG = ("cifar10-conv", "fashion-mlp", "mnist-autoencoder")
 """Problems that were run for ten times their steps."""
 HANDWRITTEN = {"Muon": MUON, "AdamW": ADAMW}
@@ -77,12 +80,28 @@ def experiment_answers(root: Path) -> Table:
 
 
 def demo(root: Path) -> Table:
-    """Return the demo's recorded sweep: each optimizer at its best learning rate."""
+    """Return the demo's recorded sweeps: each optimizer at its best learning rate."""
+    found = best_of_sweep(root / DEMO_SWEEP)
+    found["celo2-base"] = best_of_sweep(root / DEMO_SWEEP_BASE)["celo2"]
     rows = []
-    for name, (learning_rate, loss) in best_of_sweep(root / DEMO_SWEEP).items():
+    for name, (learning_rate, loss) in found.items():
         rows.append((name, f"{learning_rate:g}", f"{loss:.4f}"))
     rows.sort(key=lambda row: float(row[-1]))
     return Table(("optimizer", "learning rate", "held-out loss"), rows)
+
+
+def demo_bfloat16(root: Path) -> Table:
+    """Return the demo's held-out losses with the state of Celo2 in float32 and in bfloat16."""
+    labels = {"celo2": "float32", "celo2-bf16": "bfloat16"}
+    losses: dict[str, list[float]] = {}
+    for record in Records(root / DEMO_BFLOAT16):
+        label = labels[record["run"]["config"]["optimizer"]]
+        losses.setdefault(label, []).append(record["held_out_loss"])
+    rows = []
+    for label, found in losses.items():
+        loss = f"{statistics.fmean(found):.4f} ± {statistics.stdev(found):.4f}"
+        rows.append((label, str(len(found)), loss))
+    return Table(("state", "seeds", "held-out loss"), rows)
 
 
 def _headline() -> dict[str, Baseline]:
