@@ -1,5 +1,9 @@
-"""Protects readers of the site: the check of its links finds what is broken."""
+"""Protects readers of the site: links lead somewhere, formulas and the report can be read."""
 
+import pytest
+from mkdocs.exceptions import PluginError
+
+from website import pages
 from website.formulas import on_page_content
 from website.links import broken
 from website.pages import LINK, site_page, source_of
@@ -27,6 +31,33 @@ def test_formulas_need_no_script():
     page = on_page_content(marked, page=None, config=None, files=None)
     assert page.startswith("<p>a <math")
     assert "<mi>a</mi><mo>&#x02264;</mo><mi>b</mi>" in page
+
+
+def test_a_bar_of_a_norm_opens_or_closes():
+    marked = '<div class="arithmatex">\\[\\Big\\lvert x \\Big\\rvert^2\\]</div>'
+    page = on_page_content(marked, page=None, config=None, files=None)
+    assert 'form="prefix">&#x0007C;</mo><mi>x</mi><mo' in page
+    assert "vert" not in page
+
+
+def test_a_formula_that_is_not_understood_fails_the_build():
+    marked = '<span class="arithmatex">\\(\\nosuchsign x\\)</span>'
+    with pytest.raises(PluginError, match=r"does not read \\nosuchsign"):
+        on_page_content(marked, page=None, config=None, files=None)
+
+
+def test_a_cell_with_a_number_stays_on_one_line():
+    cells = "<td>0.778 (0.755 to 0.799)</td><td>-1</td><td>2 words, and then a sentence</td>"
+    marked = pages.on_page_content(cells, page=None, config=None, files=None)
+    assert marked.count('<td class="number">') == 2
+    assert "<td>2 words" in marked
+
+
+def test_the_report_is_a_page_with_a_heading_per_section():
+    text = pages.report()
+    assert text.index("\n\n## Where Celo2 loses\n\n") < text.index("\n\n## Tuned\n\n")
+    assert "<svg" in text
+    assert "<h1" not in text
 
 
 def test_links_between_files_of_the_repository_become_links_between_pages():
