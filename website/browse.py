@@ -2,8 +2,9 @@
 
 python -m website.browse [folder] [--pictures FOLDER]
 
-Every page is opened at desktop width in the light and at telephone width in the dark. Each must
-load without an error on the console, a failed request or a missing picture, and fit the width.
+Every page is opened at the width of a desktop and of a telephone, in the light and in the dark.
+Each must load without an error on the console, a failed request or a missing picture, and fit the
+width.
 """
 
 from __future__ import annotations
@@ -11,19 +12,32 @@ from __future__ import annotations
 import argparse
 import functools
 import http.server
+import itertools
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    ViewportSize,
+    sync_playwright,
+)
 
-DESKTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}
-TELEPHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
+WIDTHS: dict[str, ViewportSize] = {
+    "desktop": {"width": 1280, "height": 900},
+    "telephone": {"width": 390, "height": 844},
+}
 PICTURES_MISSING = "[...document.images].filter(i => !i.naturalWidth).map(i => i.src)"
+Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -44,9 +58,9 @@ def served(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def watched(browser: Browser, device: dict[str, Any], faults: list[str]) -> Page:
+def watched(browser: Browser, faults: list[str], width: str, scheme: Scheme) -> Page:
     """Return a page whose errors are written to `faults`."""
-    page = browser.new_context(**device).new_page()
+    page = browser.new_context(viewport=WIDTHS[width], color_scheme=scheme).new_page()
     page.on("pageerror", lambda error: faults.append(f"{page.url}: {error}"))
 
     def failed(request: Request) -> None:
@@ -67,15 +81,12 @@ def watched(browser: Browser, device: dict[str, Any], faults: list[str]) -> Page
     return page
 
 
-def look_at_all(page: Page, address: str, names: Sequence[str], faults: list[str]) -> None:
-    """Open every page, and note missing pictures and what sticks out of the window."""
-    for name in names:
-        page.goto(f"{address}/{name}", wait_until="load")
-        faults += [f"{name}: picture {source}" for source in page.evaluate(PICTURES_MISSING)]
-        excess = page.evaluate(TOO_WIDE)
-        if excess > 0:
-            width = page.viewport_size["width"] if page.viewport_size else 0
-            faults.append(f"{name}: {excess} pixels wider than {width}")
+def look_at(page: Page, name: str, faults: list[str]) -> None:
+    """Note missing pictures and what sticks out of the window."""
+    faults += [f"{name}: picture {source}" for source in page.evaluate(PICTURES_MISSING)]
+    excess = page.evaluate(TOO_WIDE)
+    if excess > 0:
+        faults.append(f"{name}: {excess} pixels wider than {page.evaluate('innerWidth')}")
 
 
 def follow_first_use(page: Page, address: str, faults: list[str]) -> None:
@@ -110,26 +121,20 @@ def main() -> None:
     installed = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright, served(options.site) as address:
         browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        for label, device in (("desktop", DESKTOP), ("telephone", TELEPHONE)):
-            page = watched(browser, device, faults)
-            look_at_all(page, address, names, faults)
-            if options.pictures:
-                photograph(page, address, names, options.pictures / label)
-        follow_first_use(watched(browser, DESKTOP, faults), address, faults)
+        for width, scheme in itertools.product(WIDTHS, SCHEMES):
+            page = watched(browser, faults, width, scheme)
+            for name in names:
+                page.goto(f"{address}/{name}", wait_until="load")
+                look_at(page, name, faults)
+                if options.pictures:
+                    file = name.removesuffix(".html").replace("/", "-") + ".png"
+                    page.screenshot(path=options.pictures / width / scheme / file, full_page=True)
+        follow_first_use(watched(browser, faults, "desktop", "light"), address, faults)
         browser.close()
     for fault in faults:
         print(fault)
-    print(f"{len(names)} pages at two widths and the path of first use, {len(faults)} faults")
+    print(f"{len(names)} pages in four ways and the path of first use, {len(faults)} faults")
     sys.exit(1 if faults else 0)
-
-
-def photograph(page: Page, address: str, names: Sequence[str], folder: Path) -> None:
-    """Write a picture of every page in full length."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        page.goto(f"{address}/{name}", wait_until="load")
-        path = folder / (name.removesuffix(".html").replace("/", "-") + ".png")
-        page.screenshot(path=path, full_page=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Pages link to each other as files of the repository, so that links work in a checkout too; this
 hook turns each link into that of the site's page. It puts the source of a function or a class in
-the place of a comment `<!-- source:FILE:NAME -->`.
+the place of a comment `<!-- source:FILE:NAME -->`, and the benchmark's report in that of
+`<!-- report -->`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from celo2.evaluate.evidence import evidence
+from celo2.evaluate.page import PARTS_CSS, introduction, sections
+
 ROOT = Path(__file__).parents[1]
 PAGES = {
     "CONTRIBUTING.md": "contributing.md",
@@ -30,6 +34,8 @@ PAGES = {
 }
 """File of the repository -> page of the site."""
 SOURCE = re.compile(r"<!-- source:(?P<file>\S+):(?P<name>\w+) -->")
+REPORT = "<!-- report -->"
+NUMBER = re.compile(r"<td>(?=[-\d][^<]{0,24}</td>)")
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
 
@@ -59,7 +65,25 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         uri = site_page(target)
         return opening + posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".") + rest
 
-    return SOURCE.sub(_source, LINK.sub(relinked, markdown))
+    markdown = SOURCE.sub(_source, LINK.sub(relinked, markdown))
+    if REPORT not in markdown:
+        return markdown
+    page.meta["search"] = {"exclude": True}  # the text of its pictures is numbers
+    return markdown.replace(REPORT, report())
+
+
+def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mark the cells of tables that hold a number, which style.css keeps on one line."""
+    return NUMBER.sub('<td class="number">', content)
+
+
+def report() -> str:
+    """Return the benchmark's report as the Markdown of a page."""
+    found = evidence(ROOT)
+    parts = [f"<style>{PARTS_CSS}</style>", introduction(found)]
+    for section in sections(found):
+        parts += [f"## {section.heading}", section.content]
+    return "\n\n".join(parts)
 
 
 def source_of(uri: str) -> str:

@@ -1,7 +1,11 @@
-"""The benchmark's report: one HTML file that needs no other, light or dark, at any width."""
+"""The benchmark's report: one HTML file that needs no other, light or dark, at any width.
+
+`make docs` shows its sections as a page of the site.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,32 +19,35 @@ from celo2.files import write
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1c2430; --page: #fdfdfb; --line: #d8dce2;
-  --soft: #5b6675; --band: #f1f3f5 }
+  --band: #f1f3f5 }
 @media (prefers-color-scheme: dark) { :root { --ink: #dde3ea; --page: #14181d; --line: #343c46;
-  --soft: #9aa6b2; --band: #1c2229 } }
+  --band: #1c2229 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; color: var(--ink);
   background: var(--page); font: 16px/1.55 system-ui, sans-serif }
 h1 { font-size: 1.7rem; line-height: 1.2 } h2 { margin-top: 2.6rem; font-size: 1.25rem }
-h3 { font-size: 1.05rem } p { max-width: 46rem } .soft { color: var(--soft); font-size: .9rem }
-.scroll { overflow-x: auto; margin: 1rem 0 }
-table { border-collapse: separate; border-spacing: 0; font-size: .88rem;
-  font-variant-numeric: tabular-nums }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
-  white-space: nowrap }
-tr:first-child th { vertical-align: bottom; white-space: normal; color: var(--soft);
-  font-weight: 600; min-width: 6rem }
+h3 { font-size: 1.05rem } p { max-width: 46rem }
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right }
+tr:first-child th { vertical-align: bottom; font-weight: 600; min-width: 6rem }
 th:first-child { text-align: left; font-weight: 600; position: sticky; left: 0;
   background: var(--page) }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)) }
-figure { margin: 0 } svg { display: block; width: 100%; height: auto; max-width: 40rem }
-.key { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; padding: 0; list-style: none;
-  font-size: .9rem }
-.key i { display: inline-block; width: 1.3rem; height: .25rem; margin-right: .4rem;
-  vertical-align: middle; border-radius: 2px }
 pre { overflow-x: auto; padding: .8rem 1rem; background: var(--band); border-radius: 6px;
   font-size: .85rem }
 """
+PARTS_CSS = """
+.scroll { overflow-x: auto; margin: 1rem 0; font-variant-numeric: tabular-nums }
+.scroll :is(th, td) { white-space: nowrap } .scroll tr:first-child th { white-space: normal }
+.scroll td.text { white-space: normal; min-width: 20rem; text-align: left }
+.panels { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)) }
+figure.panel { width: auto; max-width: 36em; margin: 0 }
+figure.panel svg { display: block; width: 100%; height: auto }
+.key { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1rem 0; font-size: .9em }
+.key i { display: inline-block; width: 1.3rem; height: .25rem; margin-right: .4rem;
+  vertical-align: middle; border-radius: 2px }
+.soft { opacity: .75; font-size: .9em }
+"""
+"""Of what stands in the sections, wherever they are shown."""
 COMMANDS = """\
 celo2 bench --out records/benchmark
 celo2 bench --part single --out records/benchmark
@@ -64,27 +71,42 @@ def write_page(path: Path, root: Path, folder: Path | None = None) -> None:
     write(path, page(found).encode())
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report: its heading, and its content in HTML."""
+
+    heading: str
+    content: str
+
+
 def page(found: Evidence) -> str:
     """Return the page."""
-    sections = [_head(found), _lost(found), _tuned(found), _single(found), _curves(found)]
-    sections += [_longer(found), _agents(found), _sensitivity(found), _costs(found), _commands()]
-    body = "\n".join(sections)
+    body = introduction(found)
+    for section in sections(found):
+        body += f"\n<section>\n<h2>{section.heading}</h2>\n{section.content}\n</section>"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Celo2: the benchmark</title>\n<style>{CSS}</style></head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+        f"<title>Celo2: the benchmark</title>\n<style>{CSS}{PARTS_CSS}</style></head>\n"
+        f"<body>\n<h1>Celo2: the benchmark</h1>\n{body}\n</body>\n</html>\n"
     )
 
 
-def _head(found: Evidence) -> str:
+def sections(found: Evidence) -> list[Section]:
+    """Return the sections; those without a recorded run are left out."""
+    made = [_lost(found), _tuned(found), _single(found), _curves(found), _longer(found)]
+    made += [_agents(found), _sensitivity(found), _costs(found), _commands()]
+    return [section for section in made if section is not None]
+
+
+def introduction(found: Evidence) -> str:
+    """Return what was compared, and how many runs of which commits that took."""
     records = list(found.records)
     hours = sum(record.get("seconds", 0) for record in records) / 3600
     dates = sorted(record["date"] for record in records)
     commits = {record["commit"][:9] for record in records}
     seeds = ", ".join(map(str, found.seeds))
     return (
-        "<h1>Celo2: the benchmark</h1>\n"
         f"<p>{len(found.baselines)} optimizers on {len(found.problems)} problems that no choice "
         "was made by, all with the same schedule, batches, initial weights and budget of tuning "
         f"runs. Settings are chosen on seed 0 and reported on seeds {seeds}.</p>\n"
@@ -95,12 +117,12 @@ def _head(found: Evidence) -> str:
     )
 
 
-def _lost(found: Evidence) -> str:
+def _lost(found: Evidence) -> Section:
     text = "Held-out loss of tuned Celo2 over that of the rival, both at their best settings."
     return _section("Where Celo2 loses", text, tables.lost(found).html())
 
 
-def _tuned(found: Evidence) -> str:
+def _tuned(found: Evidence) -> Section:
     theirs = found.tuned.get(BASELINE, {})
     paired = {name: ratios(mine, theirs) for name, mine in found.tuned.items() if name != BASELINE}
     label = "held-out loss over tuned AdamW's"
@@ -114,9 +136,9 @@ def _tuned(found: Evidence) -> str:
     return _section("Tuned", text, *parts)
 
 
-def _single(found: Evidence) -> str:
+def _single(found: Evidence) -> Section | None:
     if not found.single:
-        return ""
+        return None
     means = pictures.means(pictures.factors(found.single))
     label = "speed-up in steps over tuned AdamW"
     text = (
@@ -140,15 +162,15 @@ def _shown(found: Evidence) -> Table:
     return Table(table.header, [row for row in table.rows if row[0] in found.single])
 
 
-def _curves(found: Evidence) -> str:
+def _curves(found: Evidence) -> Section:
     figures = [_figure(pictures.curves(found, name)) for name in found.problems]
     text = "Training loss at the tuned settings: mean over seeds, and their range."
     return _section("Curves", text, _key(found, found.tuned), _grid(figures))
 
 
-def _sensitivity(found: Evidence) -> str:
+def _sensitivity(found: Evidence) -> Section | None:
     if not found.sweeps:
-        return ""
+        return None
     parts = []
     for setting, problems in found.sweeps.items():
         figures = [_figure(pictures.sweep(found, setting, name)) for name in problems]
@@ -161,9 +183,9 @@ def _sensitivity(found: Evidence) -> str:
     return _section("Sensitivity", text, bands, *parts)
 
 
-def _agents(found: Evidence) -> str:
+def _agents(found: Evidence) -> Section | None:
     if not found.agents:
-        return ""
+        return None
     text = (
         "Agents trained by PPO: mean return of their last episodes, interquartile mean over seeds. "
         "Adam runs at the published settings. Above Adam's is better."
@@ -171,7 +193,7 @@ def _agents(found: Evidence) -> str:
     return _section("Reinforcement learning", text, agents.table(found.agents).html())
 
 
-def _longer(found: Evidence) -> str:
+def _longer(found: Evidence) -> Section | None:
     parts = []
     if found.longer:
         text = "<p>Held-out loss over tuned AdamW's, each tuned at that length.</p>"
@@ -179,10 +201,10 @@ def _longer(found: Evidence) -> str:
     if found.ladder:
         text = "<p>GPTs at 20 tokens per parameter, at the settings tuned on the first.</p>"
         parts.append(f"<h3>Size</h3>{text}" + tables.ladder(found).html())
-    return _section("Length and size", "", *parts) if parts else ""
+    return _section("Length and size", "", *parts) if parts else None
 
 
-def _costs(found: Evidence) -> str:
+def _costs(found: Evidence) -> Section:
     text = (
         "The time of a step is that of the whole run over its steps, network included, median over "
         "runs and geometric mean over problems; on small networks the network weighs little."
@@ -190,18 +212,17 @@ def _costs(found: Evidence) -> str:
     return _section("Cost", text, tables.costs(found).html())
 
 
-def _commands() -> str:
+def _commands() -> Section:
     text = (
         "From a checkout. Runs that are recorded are not repeated; docs/benchmark.md says what "
         "is measured and what is not."
     )
-    return _section("Run it again", text, f"<pre>{html.escape(COMMANDS)}</pre>")
+    return _section("Run it again", text, f"<pre><code>{html.escape(COMMANDS)}</code></pre>")
 
 
-def _section(heading: str, text: str, *parts: str) -> str:
-    content = "\n".join(parts)
-    lead = f"<p>{text}</p>\n" if text else ""
-    return f"<section>\n<h2>{heading}</h2>\n{lead}{content}\n</section>"
+def _section(heading: str, text: str, *parts: str) -> Section:
+    lead = [f"<p>{text}</p>"] if text else []
+    return Section(heading, "\n".join([*lead, *parts]))
 
 
 def _key(found: Evidence, names: Iterable[str]) -> str:
@@ -210,13 +231,13 @@ def _key(found: Evidence, names: Iterable[str]) -> str:
     entries = []
     for name in names:
         swatch = f'<i style="background:{shades[name]}"></i>'
-        entries.append(f"<li>{swatch}{html.escape(name)}</li>")
-    return f'<ul class="key">{"".join(entries)}</ul>'
+        entries.append(f"<span>{swatch}{html.escape(name)}</span>")
+    return f'<div class="key">{"".join(entries)}</div>'
 
 
 def _grid(figures: Sequence[str]) -> str:
-    return f'<div class="grid">{"".join(figures)}</div>'
+    return f'<div class="panels">{"".join(figures)}</div>'
 
 
 def _figure(svg: str) -> str:
-    return f"<figure>{svg}</figure>"
+    return f'<figure class="panel">{svg}</figure>'

@@ -6,6 +6,9 @@ import dataclasses
 import html
 from collections.abc import Sequence
 
+WORDS = 60
+"""Characters from which on a cell is text and no number."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -24,7 +27,13 @@ class Table:
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
         lines = []
         for first, *cells in self.rows:
-            rest = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            rest = "".join(map(_cell, cells))
             lines.append(f"<tr><th>{html.escape(first)}</th>{rest}</tr>")
         body = "\n".join(lines)
         return f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>'
+
+
+def _cell(text: str) -> str:
+    """Return a cell; one of many words may be broken into lines."""
+    opening = '<td class="text">' if len(text) > WORDS else "<td>"
+    return f"{opening}{html.escape(text)}</td>"
