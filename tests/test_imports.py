@@ -40,6 +40,7 @@ optimizer.update(params, optimizer.init(params), params, value=1.0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocked", "code"),
     [

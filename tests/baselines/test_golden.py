@@ -9,6 +9,8 @@ from safetensors.numpy import save_file
 from celo2.baselines import celo, celo_adam, celo_mlp, load_celo, load_velo, velo
 from tests.baselines.golden import cases
 
+pytestmark = pytest.mark.slow
+
 CASES = [*cases("celo"), *cases("celo_digits"), *cases("velo")]
 
 

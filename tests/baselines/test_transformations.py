@@ -19,6 +19,8 @@ from celo2.baselines.theta import Linear
 from celo2.baselines.velo import tensor_features
 from tests.baselines.golden import cases
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 
 

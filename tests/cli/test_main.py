@@ -148,6 +148,7 @@ def test_a_damaged_store_is_one_sentence(command, content, message, capsys, tmp_
     assert (tmp_path / "runs.jsonl").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_process_exits_with_code_two_and_no_traceback():
     done = celo2("train", "--steps", "1", "--out", "/dev/null")
     assert done.returncode == 2
@@ -183,6 +184,7 @@ def test_routing_of_the_demo(capsys):
     assert "output head (Linear" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_inspect_draws_a_theta(tmp_path, capsys):
     main(["inspect", "celo2", "--out", str(tmp_path)])
     pictures = sorted(path.name for path in (tmp_path / "celo2").iterdir())

@@ -58,6 +58,7 @@ def test_a_comparison_is_shown_recorded_and_resumed(prose, tmp_path, capsys):
     assert "2 of 2 runs are in" in capsys.readouterr().out, "runs of other comparisons serve"
 
 
+@pytest.mark.slow
 def test_two_at_once_share_one_folder(prose, tmp_path):
     arguments = [sys.executable, "-m", "celo2.cli", *command(prose, tmp_path)]
     both = [subprocess.Popen(arguments, stderr=subprocess.PIPE) for _ in range(2)]
@@ -69,6 +70,7 @@ def test_two_at_once_share_one_folder(prose, tmp_path):
     assert celo2(*command(prose, tmp_path)).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_sign_shows_the_table(prose, tmp_path):
     done = celo2(*command(prose, tmp_path), PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr

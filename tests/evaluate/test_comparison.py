@@ -18,6 +18,7 @@ from tests.families import BatchNorm, Quadratic
 TINY = Problem("tiny", Quadratic, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_runs_two_steps(name):
     """At its grid's first settings, with a weight decay and without."""

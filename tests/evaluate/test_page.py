@@ -133,6 +133,7 @@ def test_longer_runs_and_the_ladder_have_their_tables(found):
     assert "<h3>Size</h3>" in page(found)
 
 
+@pytest.mark.slow
 def test_the_whole_protocol_on_a_tiny_problem_ends_in_a_page(tmp_path):
     """What `celo2 bench --quick` and its further parts do, in seconds."""
     path, validation = tmp_path / "runs.jsonl", Records(tmp_path / "validation.jsonl")

@@ -27,6 +27,7 @@ from celo2.tasks.registry import FULL, full_family
 RECORDS = Path(__file__).parents[2] / "records" / "validation" / "runs.jsonl"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["byte-transformer", "byte-lstm"])
 def test_the_text_problems_are_learned_from_what_is_on_every_machine(name):
     found = problem(name)
@@ -86,6 +87,7 @@ def test_a_problem_whose_data_are_on_every_machine_can_be_traced(name):
     assert state == shapes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RL)
 def test_an_agent_learns_from_a_million_environment_steps(name):
     """As many whole rollouts as there are in 1e6; and the program can be traced."""

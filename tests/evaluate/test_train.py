@@ -4,12 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from celo2 import Theta, load_theta
 from celo2.evaluate.baselines import ADAMW, MUON, celo2, schedule
 from celo2.evaluate.suites import Problem
 from celo2.evaluate.train import Arguments, Program, run, train
 from tests.families import Quadratic
+
+pytestmark = pytest.mark.slow
 
 STEPS = 30
 TINY = Problem("tiny", Quadratic, STEPS)

@@ -10,6 +10,8 @@ import pytest
 
 from celo2 import load_theta
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -43,7 +45,6 @@ def test_fsdp2_gpt(tmp_path):
     assert (tmp_path / "runs/fsdp2/.metadata").exists()
 
 
-@pytest.mark.slow
 def test_ppo_minatar(tmp_path):
     """Two rollouts each; a first episode of Breakout hits a brick or none."""
     command = [sys.executable, str(EXAMPLES / "ppo_minatar.py"), "17000"]

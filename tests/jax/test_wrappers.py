@@ -13,6 +13,8 @@ from flax import nnx
 
 from celo2.jax import MatrixAxes, celo2, route, scale_by_celo2
 
+pytestmark = pytest.mark.slow
+
 X = jnp.asarray(np.random.default_rng(0).standard_normal((16, 4)), jnp.float32)
 Y = jnp.sin(X)
 

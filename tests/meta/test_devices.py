@@ -15,6 +15,8 @@ from celo2 import InputError
 from celo2.meta.checkpoint import theta_of
 from celo2.meta.devices import Devices, use_cores
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys
 from pathlib import Path

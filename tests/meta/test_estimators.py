@@ -19,6 +19,8 @@ from celo2.theta import Theta
 from tests.cases import THETA
 from tests.families import Bandit, BatchNorm, Fixed, Quadratic
 
+pytestmark = pytest.mark.slow
+
 FAMILY = Quadratic()
 LOOP = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(20, 60))
 WEIGHTS = jax.tree.map(jnp.asarray, THETA.weights)
@@ -171,7 +173,6 @@ def estimates(estimator, truncations):
     return jax.lax.map(jax.jit(one), jax.random.split(jax.random.key(0), 32))
 
 
-@pytest.mark.slow
 def test_pes_is_unbiased_where_truncated_es_is_not():
     """The true gradient of the loss over the whole horizon is that of an unroll over all of it."""
     whole = Unrolled(1, 8, 1e9)
@@ -188,7 +189,6 @@ def test_pes_is_unbiased_where_truncated_es_is_not():
     assert mean < 1 - 10 * error, "the problem is too easy to tell the two apart"
 
 
-@pytest.mark.slow
 def test_pes_agrees_with_evosax_in_lock_step():
     """The same perturbations and losses through evosax's estimator, by its gradient descent."""
     pairs, sigma, truncations = 4, 0.01, 4
@@ -267,7 +267,6 @@ def test_the_distance_to_muon_is_that_to_the_polar_factor_of_its_nesterov_moment
     assert 0.5 < distances[2] < 1.5
 
 
-@pytest.mark.slow
 def test_imitation_alone_brings_a_random_theta_towards_muon():
     estimator = Unrolled(4, 5, 1e9, imitation=(1e6, 1e6))
     theta = jax.tree.map(jnp.asarray, Theta.random(0, LOOP.spec).weights)
@@ -299,7 +298,6 @@ def test_imitation_alone_brings_a_random_theta_towards_muon():
     assert distance(theta, state) < before / 2
 
 
-@pytest.mark.slow
 def test_the_weight_of_imitation_goes_from_the_first_to_the_last():
     state = Unrolled(2, 5).begin(LOOP, FAMILY, WEIGHTS, jax.random.key(0))
 
@@ -348,7 +346,6 @@ def test_model_state_is_carried_through_an_unroll_and_reset_with_the_trajectory(
     assert jax.tree.leaves(state)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "family", "held_out"),
     [(Unrolled(2, 5), BatchNorm(), True), (PES(2, 5), Bandit(), False)],

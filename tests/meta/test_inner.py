@@ -15,6 +15,8 @@ from tests.cases import REFERENCE, THETA
 from tests.meta.settings import FAMILY, LOOP
 from tests.oracle import oracle_steps
 
+pytestmark = pytest.mark.slow
+
 
 def replay(grads, start, orthogonalize):
     """The parameter after these gradients, by the oracle."""

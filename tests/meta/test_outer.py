@@ -21,6 +21,8 @@ from celo2.meta.estimators import Estimate, Unrolled
 from tests.families import Quadratic
 from tests.meta.settings import CONFIG, ESTIMATOR, FAMILY, LOOP
 
+pytestmark = pytest.mark.slow
+
 
 @dataclasses.dataclass(frozen=True)
 class NotFinite(Unrolled):
@@ -32,7 +34,6 @@ class NotFinite(Unrolled):
         return Estimate(jax.tree.map(lambda g: g * bad, estimate.gradient), *estimate[1:])
 
 
-@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
     config = dataclasses.replace(CONFIG, estimator=NotFinite(8, 10))
     metrics = list(outer.run(config, [FAMILY], tmp_path))
@@ -42,7 +43,6 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
     assert all(np.isfinite(w).all() for w in theta_of(tmp_path)[0])
 
 
-@pytest.mark.slow
 def test_meta_training_lowers_the_meta_loss(tmp_path):
     loop = dataclasses.replace(LOOP, adamw_lr_multiplier=1.0)
     config = dataclasses.replace(
@@ -52,7 +52,6 @@ def test_meta_training_lowers_the_meta_loss(tmp_path):
     assert np.mean(losses[-60:]) < 0.9 * np.mean(losses[:30])
 
 
-@pytest.mark.slow
 def test_a_run_that_was_cut_ends_bit_identical(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for _ in outer.run(CONFIG, [FAMILY], whole):
@@ -81,7 +80,6 @@ for _ in outer.run(CONFIG, [FAMILY], Path(sys.argv[1]), every_seconds=0.0):
 """
 
 
-@pytest.mark.slow
 def test_a_run_that_was_killed_ends_bit_identical(tmp_path):
     """SIGKILL at moments of no one's choosing, until a process gets to the end."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

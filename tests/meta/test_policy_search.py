@@ -15,6 +15,8 @@ from celo2.policy import Policy, PowerLaw
 from tests.cases import THETA as RULE
 from tests.families import Quadratic
 
+pytestmark = pytest.mark.slow
+
 SLOW = PowerLaw(1e-3, 0.0)
 START = Policy(*[SLOW] * 4, warmup=0.1, final=0.0, linear=1.0, weight_decay=0.0, small_weights=0.1)
 THETA = dataclasses.replace(RULE, policy=START)

@@ -4,6 +4,7 @@ import ast
 import inspect
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,10 +35,16 @@ def run(xp, convert, w, grads, orthogonalize, theta=THETA, lr=0.01):
     p, steps, params = convert(w), [], []
     newton_schulz = rule.orthogonalize if orthogonalize and not piece.is_vector else None
     accumulators = rule.init(xp, SPEC, piece.view(xp, p), piece.is_vector)
-    for g in grads:
-        views = (piece.view(xp, x) for x in (convert(g), p))
+
+    def update(accumulators, g, p):
+        views = piece.view(xp, g), piece.view(xp, p)
         u, accumulators = rule.update(xp, SPEC, weights, accumulators, *views, newton_schulz)
-        u = piece.inverse(xp, u)
+        return piece.inverse(xp, u), accumulators
+
+    if xp is jnp:
+        update = jax.jit(update)  # compiled once, and not operation by operation
+    for g in grads:
+        u, accumulators = update(accumulators, convert(g), p)
         p = p - lr * u
         steps.append(np.asarray(u))
         params.append(np.asarray(p))

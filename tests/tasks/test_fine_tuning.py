@@ -10,6 +10,8 @@ from celo2.tasks.fine_tuning import FineTuning, classes_of, pretrained
 from celo2.tasks.image_sets import ImageSets
 from tests.tasks.learning import adamw
 
+pytestmark = pytest.mark.slow
+
 
 def brightness(seed, count=120):
     """Gray images of 8x8 pixels; the class is how bright they are."""

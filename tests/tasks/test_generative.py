@@ -13,6 +13,8 @@ from celo2.tasks.noise import WithNoise
 from celo2.tasks.vae import VAE, divergence_from_prior
 from tests.tasks.learning import adamw
 
+pytestmark = pytest.mark.slow
+
 SIDE = 8
 
 

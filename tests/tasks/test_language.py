@@ -15,6 +15,8 @@ from celo2.tasks.moe import MixtureOfExperts, load_balance, mixture, rotated, ro
 from celo2.tasks.text_sets import TextWindows
 from tests.tasks.learning import adamw
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 12
 
 

@@ -14,6 +14,8 @@ from celo2.tasks.rl.ppo import PPO
 from celo2.tasks.rl.rollout import advantages
 from tests.tasks.learning import adamw
 
+pytestmark = pytest.mark.slow
+
 SMALL = PPO("CartPole-v1", 4, 16, epochs=2, minibatches=2, width=8, activation="tanh", window=3)
 USES = 4
 

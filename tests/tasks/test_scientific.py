@@ -11,6 +11,8 @@ from celo2.tasks.in_context import InContextRegression, LinearFunctions
 from celo2.tasks.tables import Table, TabularResNet, rows
 from tests.tasks.learning import adamw
 
+pytestmark = pytest.mark.slow
+
 
 def table(batch_size=32):
     """The target is a smooth function of four features."""

@@ -15,6 +15,8 @@ from celo2.tasks.registry import SMALL, small_family
 from celo2.tasks.reparametrize import Reparametrize
 from tests.families import Bandit, BatchNorm
 
+pytestmark = pytest.mark.slow
+
 COUNT = 600
 
 

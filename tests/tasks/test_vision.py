@@ -15,6 +15,8 @@ from celo2.tasks.resnet import ResNet
 from celo2.tasks.vit import ViT
 from tests.tasks.learning import adamw
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 3
 
 

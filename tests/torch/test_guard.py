@@ -59,6 +59,7 @@ def test_the_numbers_are_those_of_the_rule_in_float64(orthogonalize, tile):
     assert 0 < optimizer.guard_rate() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 def test_compiled_is_equal_to_eager():

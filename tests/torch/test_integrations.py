@@ -10,7 +10,7 @@ import torch
 from celo2 import InputError
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when Transformers is imported
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,6 +14,7 @@ from tests.oracle import oracle_steps
 from tests.torch.test_update import torch_layout, train
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),  # kernels are compiled for a number of threads
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
 ]

@@ -143,6 +143,7 @@ TILES = 48 * 4 * Limits().tile
 """Bytes: 40 eager tiles, or the fused kernels' nine, and what Newton-Schulz multiplies at once."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2048, 2048), (4096, 1024), (2048, 64, 64)])
 @pytest.mark.parametrize("orthogonalize", [True, False])
 def test_temporaries_are_the_step_of_one_matrix_small_gram_matrices_and_tiles(shape, orthogonalize):
@@ -234,7 +235,7 @@ def test_a_matrix_goes_on_moving_after_its_gradient_vanished_if_asked():
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_weight_that_is_not_finite_does_not_spread_over_its_matrix(compiled):
     p = torch.nn.Parameter(torch.ones(4, 6))
     p.data[1, 2] = torch.inf
