@@ -165,8 +165,10 @@ def table(
     first = next(iter(scores))
     out = Table("problem", *scores, caption="held-out loss, mean and deviation over seeds")
     for each in problems:
-        row = [mine[each.name] for mine in scores.values()]
-        cells = [mean_and_deviation(console, score.mean, score.deviation) for score in row]
+        cells = []
+        for mine in scores.values():
+            score = mine[each.name]
+            cells.append(mean_and_deviation(console, score.mean, score.deviation))
         out.add_row(each.name, *cells)
     means = []
     for mine in scores.values():

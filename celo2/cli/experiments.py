@@ -81,10 +81,12 @@ def table(experiments: Mapping[str, Experiment], muon: Mapping[str, Score]) -> G
     """
     from celo2.evaluate.experiments import mean_ratio, ratios
 
-    numbers = [Column(name.replace("-", " "), overflow="fold", justify="right") for name in muon]
-    first = Column("experiment", no_wrap=True)
     style = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
-    scores = Table(first, *numbers, Column("mean", min_width=6), "min", **style)
+    scores = Table(Column("experiment", no_wrap=True), **style)
+    for problem in muon:
+        scores.add_column(problem.replace("-", " "), overflow="fold", justify="right")
+    scores.add_column("mean", min_width=6)
+    scores.add_column("min")
     asks = Table(Column("experiment", no_wrap=True), "question", "answer", **style)
     by_name = {name: ratios(experiment, muon) for name, experiment in experiments.items()}
     for name in sorted(by_name, key=lambda name: mean_ratio(by_name[name])):

@@ -51,7 +51,7 @@ class Inspect:
 
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}; give at least 1")
-        thetas = [load_theta(source) for source in self.thetas]
+        thetas = list(map(load_theta, self.thetas))
         console.print(table(thetas))
         for source, theta in zip(self.thetas, thetas, strict=True):
             folder = self.out / Path(source).stem
@@ -78,12 +78,13 @@ def table(thetas: Sequence[Theta]) -> Table:
     """Return one column per theta, the features to which any of them is most sensitive first."""
     from celo2.meta.sensitivity import sensitivity
 
-    columns = [sensitivity(theta) for theta in thetas]
-    headers = [theta.identity.replace("@", "\n@") for theta in thetas]
-    out = Table("feature", *headers, caption="mean derivative of the update, over the largest")
-    largest: dict[str, float] = {}
-    for column in columns:  # decays are a theta's own, so not every column has every feature
-        for name, value in column.items():
+    out = Table("feature", caption="mean derivative of the update, over the largest")
+    columns, largest = [], {}
+    for theta in thetas:
+        out.add_column(theta.identity.replace("@", "\n@"))
+        columns.append(sensitivity(theta))
+        # Decays are a theta's own, so not every column has every feature.
+        for name, value in columns[-1].items():
             largest[name] = max(largest.get(name, 0.0), abs(value))
     for name in sorted(largest, key=largest.__getitem__, reverse=True):
         cells = [f"{column[name]:+.2f}" if name in column else "" for column in columns]
@@ -99,8 +100,9 @@ def layers(watched: Watched) -> Table:
     """Return one row per matrix: mean cosines, and how often guards would have acted."""
     from celo2.evaluate.inspect.probe import COMPARED
 
-    guards = [f"guard={kappa:g}" for kappa in GUARDS]
-    out = Table("matrix", *COMPARED, *guards, caption="mean cosine of the update; share pushed")
+    out = Table("matrix", *COMPARED, caption="mean cosine of the update; share pushed")
+    for kappa in GUARDS:
+        out.add_column(f"guard={kappa:g}")
     for name, probe in watched.probes.items():
         cells = [f"{cosine:.2f}" for cosine in probe.cosines.mean(0)]
         rates = [f"{100 * watched.guard_rate(kappa, name):.1f} %" for kappa in GUARDS]

@@ -148,7 +148,12 @@ def _table(
     columns = ("optimizer", "learning rate", last, "held out", "optimizer step")
     table = Table(*columns, title=title)
     for s in summaries:
-        losses = [mean_and_deviation(console, *pair) for pair in (s.train, s.held_out)]
-        row = (s.optimizer, f"{s.learning_rate:g}", *losses, f"{s.optimizer_milliseconds:.1f} ms")
-        table.add_row(*row, style="bold" if s in best else "dim")
+        table.add_row(
+            s.optimizer,
+            f"{s.learning_rate:g}",
+            mean_and_deviation(console, *s.train),
+            mean_and_deviation(console, *s.held_out),
+            f"{s.optimizer_milliseconds:.1f} ms",
+            style="bold" if s in best else "dim",
+        )
     return table

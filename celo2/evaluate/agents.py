@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from celo2.evaluate.baselines import OPTIMIZERS, ppo_adam
 from celo2.evaluate.comparison import Comparison, Unit
 from celo2.evaluate.intervals import Mean, interquartile_mean
@@ -51,7 +53,8 @@ def recorded(root: Path) -> Scores:
 
 def table(scores: Scores) -> Table:
     """Return the interquartile mean of the returns by game, and of their ratios to Adam's."""
-    games = [name for name in RL if any(name in mine for mine in scores.values())]
+    played = set().union(*scores.values())
+    games = [name for name in RL if name in played]
     rows = []
     for title, mine in scores.items():
         cells = [_cell(mine[game]) if game in mine else "" for game in games]
@@ -74,9 +77,10 @@ def returns(score: Score) -> list[float]:
 
 def over_adam(mine: Mapping[str, Score], adam: Mapping[str, Score]) -> Mean:
     """Return the interquartile mean over games of returns relative to the mean of Adam's."""
-    return interquartile_mean(
-        [[each / -adam[game].mean for each in returns(score)] for game, score in mine.items()]
-    )
+    relative = []
+    for game, score in mine.items():
+        relative.append(np.divide(returns(score), -adam[game].mean))
+    return interquartile_mean(relative)
 
 
 def _over_adam(mine: Mapping[str, Score], adam: Mapping[str, Score]) -> str:

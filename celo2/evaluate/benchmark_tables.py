@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -34,8 +35,10 @@ def lost(evidence: Evidence) -> Table:
 
 def tuned(evidence: Evidence) -> Table:
     """Return, for each optimizer at its best settings, the ratios of its losses to the rivals'."""
-    header = ("", "problems", "tuning runs", *[f"over {each}, 95 %" for each in RIVALS])
-    header += tuple(f"lost, won, undecided against {each}" for each in RIVALS)
+    over, against = [], []
+    for rival in RIVALS:
+        over.append(f"over {rival}, 95 %")
+        against.append(f"lost, won, undecided against {rival}")
     rows = []
     for name, mine in evidence.tuned.items():
         means, counts = [], []
@@ -47,7 +50,7 @@ def tuned(evidence: Evidence) -> Table:
         low, high = min(runs), max(runs)
         shown = str(low) if low == high else f"{low} to {high}"
         rows.append((name, str(len(mine)), shown, *means, *counts))
-    return Table(header, rows)
+    return Table(("", "problems", "tuning runs", *over, *against), rows)
 
 
 def tuned_losses(evidence: Evidence) -> Table:
@@ -75,10 +78,12 @@ def single(evidence: Evidence) -> Table:
     )
     rows = []
     for name, mine in evidence.single.items():
-        scores = {problem: speed.score for problem, speed in mine.items()}
+        scores, timed, factors = {}, {}, {}
+        for problem, speed in mine.items():
+            scores[problem] = speed.score
+            if speed.factors:
+                timed[problem], factors[problem] = speed, speed.factors
         paired = ratios(scores, target)
-        timed = {problem: speed for problem, speed in mine.items() if speed.factors}
-        factors = {problem: speed.factors for problem, speed in timed.items()}
         clock = _in_seconds(evidence, name, timed)
         speed = _mean(factors) + _bounds(timed)
         if len(timed) < len(mine):
@@ -119,9 +124,8 @@ def speed_ups(evidence: Evidence) -> Table:
 def bands(evidence: Evidence) -> Table:
     """Return how far the learning rate may be changed at 2 % of loss, by optimizer."""
     by_problem = evidence.sweeps.get(LEARNING_RATE, {})
-    names = [
-        name for name in evidence.baselines if any(name in each for each in by_problem.values())
-    ]
+    swept = set().union(*by_problem.values())
+    names = [name for name in evidence.baselines if name in swept]
     rows = []
     for name in names:
         cells, widths = [], []
@@ -154,7 +158,7 @@ def longer(evidence: Evidence) -> Table:
 
 def ladder(evidence: Evidence) -> Table:
     """Return the losses of the ladder's rungs, and their ratios to AdamW's."""
-    names = list(dict.fromkeys(name for mine in evidence.ladder.values() for name in mine))
+    names = list(dict.fromkeys(itertools.chain.from_iterable(evidence.ladder.values())))
     rows = []
     for rung, mine in evidence.ladder.items():
         cells = []

@@ -53,12 +53,12 @@ class Evidence:
     def baselines(self) -> dict[str, Baseline]:
         """The optimizers that have runs, by title, in the registry's order and then others."""
         recorded = {(r["run"]["optimizer"], r["run"]["theta"]) for r in self.records}
-        found = {}
+        found, known = {}, set()
         for optimizer in OPTIMIZERS.values():
             baseline = optimizer.make()
             if (baseline.name, baseline.theta) in recorded:
                 found[optimizer.title] = baseline
-        known = {(baseline.name, baseline.theta) for baseline in found.values()}
+                known.add((baseline.name, baseline.theta))
         for name, theta in sorted(recorded - known, key=str):
             title = f"{name} {theta}" if theta else name
             found[title] = Baseline(name, _not_built, Grid((1.0,)), theta=theta)
@@ -67,7 +67,7 @@ class Evidence:
     @functools.cached_property
     def problems(self) -> list[str]:
         """The problems that an optimizer is tuned on, in the order of the suite."""
-        tuned = {name for mine in self.tuned.values() for name in mine}
+        tuned = set().union(*self.tuned.values())
         return [name for name in self.steps if name in tuned]
 
     @functools.cached_property

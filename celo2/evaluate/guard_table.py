@@ -29,7 +29,7 @@ def guard(root: Path) -> Table:
         found.setdefault(row, {})[run["settings"]["guard"]] = record
     rows = []
     for (problem, name), runs in found.items():
-        if all(kappa in runs for kappa in (NONE, *KAPPAS)):
+        if runs.keys() >= {NONE, *KAPPAS}:
             cells = [_cell(runs[kappa]) for kappa in KAPPAS]
             rows.append((VALIDATION[problem].title, name, f"{runs[NONE]['loss']:.3f}", *cells))
     guards = [f"guard={kappa:g}" for kappa in KAPPAS]

@@ -101,17 +101,18 @@ def sections(found: Evidence) -> list[Section]:
 
 def introduction(found: Evidence) -> str:
     """Return what was compared, and how many runs of which commits that took."""
-    records = list(found.records)
-    hours = sum(record.get("seconds", 0) for record in records) / 3600
-    dates = sorted(record["date"] for record in records)
-    commits = {record["commit"][:9] for record in records}
+    seconds, dates, commits = 0.0, [], set()
+    for record in found.records:
+        seconds += record.get("seconds", 0)
+        dates.append(record["date"])
+        commits.add(record["commit"][:9])
     seeds = ", ".join(map(str, found.seeds))
     return (
         f"<p>{len(found.baselines)} optimizers on {len(found.problems)} problems that no choice "
         "was made by, all with the same schedule, batches, initial weights and budget of tuning "
         f"runs. Settings are chosen on seed 0 and reported on seeds {seeds}.</p>\n"
-        f'<p class="soft">{len(records):,} runs, {hours:.1f} hours of training, '
-        f"{dates[0]} to {dates[-1]}, commits {', '.join(sorted(commits))}. Intervals are of a "
+        f'<p class="soft">{len(dates):,} runs, {seconds / 3600:.1f} hours of training, '
+        f"{min(dates)} to {max(dates)}, commits {', '.join(sorted(commits))}. Intervals are of a "
         "stratified bootstrap at 95 %: seeds are drawn again within each problem. A problem "
         "counts as won or lost if all seeds agree.</p>"
     )
@@ -174,7 +175,7 @@ def _sensitivity(found: Evidence) -> Section | None:
     parts = []
     for setting, problems in found.sweeps.items():
         figures = [_figure(pictures.sweep(found, setting, name)) for name in problems]
-        names = {name for curves in problems.values() for name in curves}
+        names = set().union(*problems.values())
         shown = [name for name in found.baselines if name in names]
         heading = f"<h3>{setting.replace('_', ' ').capitalize()}</h3>"
         parts += [heading, _key(found, shown), _grid(figures)]

@@ -45,8 +45,10 @@ def sweeps(baseline: Baseline, tuned: Settings) -> dict[str, dict[float, Setting
 
 def _with(settings: Settings, name: str, value: float) -> Settings:
     """Change one value; a default is left out, as in the tuned settings, so that runs agree."""
-    others = {key: each for key, each in settings.items() if key != name}
-    return others if value == DEFAULTS.get(name) else {**others, name: value}
+    changed = {**settings, name: value}
+    if value == DEFAULTS.get(name):
+        del changed[name]
+    return changed
 
 
 def run_sweeps(
@@ -84,8 +86,11 @@ def recorded_sweeps(
     for name, runs in sweeps(baseline, tuned.settings).items():
         curve = {}
         for value, settings in runs.items():
-            found = [records.find(run_of(problem, steps, baseline, settings, s)) for s in seeds]
-            losses = [loss_of(record) for record in found if record is not None]
+            losses = []
+            for seed in seeds:
+                record = records.find(run_of(problem, steps, baseline, settings, seed))
+                if record is not None:
+                    losses.append(loss_of(record))
             if losses:
                 curve[value] = sum(losses) / len(losses)
         if len(curve) > 2:

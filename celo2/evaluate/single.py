@@ -70,25 +70,32 @@ def choose(records: Records, baseline: Baseline) -> Configuration:
     """
     if not baseline.grid.learning_rates:
         return Configuration(baseline.grid.others[0], {})
-    excesses = [_excess(records, baseline, longer) for longer in LENGTHS]
-    if not excesses[0]:
+    run_at = {}
+    for longer in LENGTHS:
+        excess = _excess(records, baseline, longer)
+        if excess:
+            run_at[longer] = excess
+    if LENGTHS[0] not in run_at:
         raise InputError(
             f"the validation runs in {records.path} have no settings of {baseline.name} on all "
             "problems; "
             f"run: celo2 validate --optimizers {baseline.name} --out {records.path.parent}"
         )
     # The other settings have to be the same at all lengths, the learning rate need not.
+    base = next(iter(VALIDATION.values())).steps
     candidates = []
     for other in baseline.grid.others:
-        best = [_best(excess, other) for excess in excesses if excess]
-        if None not in best:
-            found = [each for each in best if each is not None]
-            mean = statistics.fmean(excess for excess, _ in found)
-            candidates.append((mean, other, tuple(rate for _, rate in found)))
-    _, other, rates = min(candidates, key=lambda candidate: candidate[0])
-    base = next(iter(VALIDATION.values())).steps
-    lengths = [base * longer for longer in LENGTHS]
-    return Configuration(other, dict(zip(lengths, rates, strict=False)))
+        means, learning_rates = [], {}
+        for longer, excess in run_at.items():
+            best = _best(excess, other)
+            if best is None:
+                break
+            means.append(best[0])
+            learning_rates[base * longer] = best[1]
+        else:
+            candidates.append((statistics.fmean(means), other, learning_rates))
+    _, other, learning_rates = min(candidates, key=lambda candidate: candidate[0])
+    return Configuration(other, learning_rates)
 
 
 def _best(
@@ -97,7 +104,7 @@ def _best(
     """Return the lowest excess with these other settings, and its learning rate."""
     found = []
     for settings, mean in excess.values():
-        if all(settings.get(name) == value for name, value in other.items()):
+        if other.items() <= settings.items():
             found.append((mean, settings["learning_rate"]))
     return min(found) if found else None
 
@@ -117,7 +124,7 @@ def _excess(records: Records, baseline: Baseline, longer: int) -> dict[str, tupl
     if not by_problem:
         return {}
     found = {}
-    for name in set.intersection(*[set(losses) for losses in by_problem]):
+    for name in set.intersection(*map(set, by_problem)):
         logs = []
         for losses in by_problem:
             best = min(loss for _, loss in losses.values())

@@ -32,8 +32,9 @@ def total_steps(root: Path) -> Table:
             ours = recorded_score(records, name, steps, tuning_free)
             if ours is None:
                 continue
-            tuned = [recorded_score(records, name, steps, baseline) for baseline in (MUON, ADAMW)]
-            ratios = [_ratio(ours, score) for score in tuned]
+            ratios = []
+            for baseline in (MUON, ADAMW):
+                ratios.append(_ratio(ours, recorded_score(records, name, steps, baseline)))
             seeds = ", ".join(map(str, ours.losses))
             shown = ["not recorded" if each is None else f"{each:.3f}" for each in ratios]
             rows.append((entry.title, f"{steps:,}", seeds, *shown))

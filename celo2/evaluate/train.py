@@ -57,7 +57,7 @@ def train(problem: Problem, baseline: Baseline, settings: Settings, seed: int) -
     weights = baseline.weights
     arguments = Arguments(
         problem.family,
-        {name: jnp.float32(value) for name, value in settings.items()},
+        jax.tree.map(jnp.float32, dict(settings)),
         {} if weights is None else {"weights": jax.tree.map(jnp.asarray, weights)},
         jax.random.key(seed),
     )
@@ -68,14 +68,14 @@ def train(problem: Problem, baseline: Baseline, settings: Settings, seed: int) -
     ended = time.perf_counter()
     losses = values.pop("losses")
     stretches = np.array_split(losses, min(CURVE_POINTS, len(losses)))
-    metrics = {name: float(value) for name, value in values.pop("metrics").items()}
+    metrics = jax.tree.map(float, values.pop("metrics"))
     return {
         "loss": metrics.pop("loss"),
         "train_loss": float(values["train_loss"]),
         "metrics": metrics,
         "curve": [float(stretch.mean()) for stretch in stretches],
         "parameters": int(values["parameters"]),
-        "counts": {name: int(value) for name, value in values["counts"].items()},
+        "counts": jax.tree.map(int, values["counts"]),
         "state_bytes": int(values["state_bytes"]),
         "seconds": round(ended - ready, 2),
         "compile_seconds": round(ready - began, 2),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+import itertools
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +35,13 @@ class Grid:
             for name, value in other.items():
                 values.setdefault(name, {})[value] = None
         return {name: tuple(found) for name, found in values.items()}
+
+
+def combinations(**values: Sequence[float]) -> tuple[Settings, ...]:
+    """Return the settings with each combination of the values of each; the last varies fastest."""
+    return tuple(
+        dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())
+    )
 
 
 def as_trained(state: Any, params: Any) -> Any:

@@ -10,13 +10,20 @@ import jax
 import optax
 
 from celo2 import jax as celo2_jax
-from celo2.evaluate.baselines.base import Baseline, Grid, Settings, schedule, weight_decay
+from celo2.evaluate.baselines.base import (
+    Baseline,
+    Grid,
+    Settings,
+    combinations,
+    schedule,
+    weight_decay,
+)
 from celo2.evaluate.baselines.muon import LEARNING_RATES, MULTIPLIERS
 from celo2.evaluate.records import theta_key
 from celo2.policy import Policy
 from celo2.theta import Theta
 
-GRID = Grid(LEARNING_RATES, tuple({"adamw_lr_multiplier": k} for k in MULTIPLIERS))
+GRID = Grid(LEARNING_RATES, combinations(adamw_lr_multiplier=MULTIPLIERS))
 
 
 def celo2(theta: Theta) -> Baseline:

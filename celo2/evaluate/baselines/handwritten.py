@@ -12,6 +12,7 @@ from celo2.evaluate.baselines.base import (
     Baseline,
     Grid,
     Settings,
+    combinations,
     decaying,
     schedule,
     weight_decay,
@@ -65,13 +66,11 @@ def _prodigy(settings: Settings, steps: int) -> optax.GradientTransformationExtr
 LION = Baseline(
     "lion", _lion, Grid((2.5e-4, 5e-4, 1e-3), ({"b1": 0.9, "b2": 0.99}, {"b1": 0.95, "b2": 0.98}))
 )
-SGD = Baseline(
-    "sgd", _sgd, Grid((0.05, 0.1, 0.2), tuple({"momentum": m} for m in (0.9, 0.95, 0.8)))
-)
+SGD = Baseline("sgd", _sgd, Grid((0.05, 0.1, 0.2), combinations(momentum=(0.9, 0.95, 0.8))))
 SCHEDULE_FREE = Baseline(
     "schedule-free",
     _schedule_free,
-    Grid((2e-3, 4e-3, 8e-3), tuple({"b1": b1} for b1 in (0.9, 0.95, 0.98))),
+    Grid((2e-3, 4e-3, 8e-3), combinations(b1=(0.9, 0.95, 0.98))),
     evaluated=schedule_free_eval_params,
 )
 PRODIGY = Baseline(

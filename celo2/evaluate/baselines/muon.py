@@ -7,7 +7,6 @@ kernel of four axes is read as the same matrix.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from celo2.evaluate.baselines.base import (
     Baseline,
     Grid,
     Settings,
+    combinations,
     decaying,
     schedule,
     weight_decay,
@@ -90,10 +90,12 @@ def _two_averages() -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        pairs = [average.update(updates, old) for average, old in zip(averages, state, strict=True)]
-        short, long = [mean for mean, _ in pairs]
-        mixed = jax.tree.map(lambda a, b: SHARES[0] * a + SHARES[1] * b, short, long)
-        return mixed, [new for _, new in pairs]
+        means, new = [], []
+        for average, old in zip(averages, state, strict=True):
+            mean, after = average.update(updates, old)
+            means.append(mean)
+            new.append(after)
+        return jax.tree.map(lambda a, b: SHARES[0] * a + SHARES[1] * b, *means), new
 
     return optax.GradientTransformation(init, update)
 
@@ -122,14 +124,11 @@ def hidden_or_not(params: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), rules)
 
 
-OTHERS = tuple(
-    {"momentum": momentum, "adamw_lr_multiplier": multiplier}
-    for momentum, multiplier in itertools.product((0.85, 0.9, 0.95), MULTIPLIERS)
-)
+OTHERS = combinations(momentum=(0.85, 0.9, 0.95), adamw_lr_multiplier=MULTIPLIERS)
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 MUON = Baseline("muon", _build, Grid(LEARNING_RATES, OTHERS))
 TWO_AVERAGES = Baseline(
     "muon-two-averages",
     _build_two_averages,
-    Grid(LEARNING_RATES, tuple({"adamw_lr_multiplier": k} for k in MULTIPLIERS)),
+    Grid(LEARNING_RATES, combinations(adamw_lr_multiplier=MULTIPLIERS)),
 )

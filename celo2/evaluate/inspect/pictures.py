@@ -80,8 +80,9 @@ def _draw_responses(found: Sequence[Response]) -> Figure:
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.9)).tolist()  # type: ignore
     bars = left.subplots()
     top = {response.name for response in ranked[-SHOWN:]}
-    colors = ["#3b82c4" if response.name in top else "#c3cad2" for response in ranked]
-    bars.barh(range(len(ranked)), [response.reach for response in ranked], color=colors)
+    for place, response in enumerate(ranked):
+        color = "#3b82c4" if response.name in top else "#c3cad2"
+        bars.barh(place, response.reach, color=color)
     bars.set_yticks(range(len(ranked)), [response.name for response in ranked], fontsize=8)
     bars.set(
         ylim=(-0.7, len(ranked) - 0.3),

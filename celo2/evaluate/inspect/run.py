@@ -73,7 +73,7 @@ def watch(problem: Problem, theta: Theta, settings: Settings, seed: int) -> Watc
     arguments = Arguments(
         problem.family,
         Weights(*map(jnp.asarray, theta.weights)),
-        {name: jnp.float32(value) for name, value in settings.items()},
+        jax.tree.map(jnp.float32, dict(settings)),
         jax.random.key(seed),
     )
     program = Program(celo2(theta), problem.steps, theta.spec)

@@ -117,7 +117,7 @@ def summarize(results: Sequence[RunResult]) -> list[Summary]:
     for result in results:
         at = result.config.optimizer, result.config.learning_rate
         groups.setdefault(at, []).append(result)
-    return [_summary(name, rate, group) for (name, rate), group in groups.items()]
+    return list(map(_summary, groups.values()))
 
 
 def best_of_each(summaries: Sequence[Summary]) -> list[Summary]:
@@ -135,12 +135,23 @@ def held_out_loss(summary: Summary) -> float:
     return summary.held_out[0] if math.isfinite(summary.held_out[0]) else math.inf
 
 
-def _summary(name: str, learning_rate: float, group: Sequence[RunResult]) -> Summary:
-    train = _mean_and_deviation([result.train_loss for result in group])
-    held_out = _mean_and_deviation([result.held_out_loss for result in group])
-    seconds = float(np.median([result.optimizer_seconds for result in group]))
-    curve = np.mean([result.losses for result in group], axis=0)
-    return Summary(name, learning_rate, train, held_out, 1e3 * seconds, curve)
+def _summary(group: Sequence[RunResult]) -> Summary:
+    """Return the means over runs of one optimizer at one learning rate."""
+    train, held_out, seconds, curves = [], [], [], []
+    for result in group:
+        train.append(result.train_loss)
+        held_out.append(result.held_out_loss)
+        seconds.append(result.optimizer_seconds)
+        curves.append(result.losses)
+    config = group[0].config
+    return Summary(
+        config.optimizer,
+        config.learning_rate,
+        _mean_and_deviation(train),
+        _mean_and_deviation(held_out),
+        1e3 * float(np.median(seconds)),
+        np.mean(curves, axis=0),
+    )
 
 
 def _mean_and_deviation(values: list[float]) -> tuple[float, float]:

@@ -58,10 +58,11 @@ def _draw_curves(axes: Axes, best: Sequence[Summary], text: str) -> None:
 
 def _draw_sensitivity(axes: Axes, best: Sequence[Summary], summaries: Sequence[Summary]) -> None:
     for s in best:
-        row = [other for other in summaries if other.optimizer == s.optimizer]
-        over_best = [other.learning_rate / s.learning_rate for other in row]
-        means = [other.held_out[0] for other in row]
-        deviations = [other.held_out[1] for other in row]
+        points = []
+        for other in summaries:
+            if other.optimizer == s.optimizer:
+                points.append((other.learning_rate / s.learning_rate, *other.held_out))
+        over_best, means, deviations = np.transpose(points)
         color = COLORS[s.optimizer]
         axes.errorbar(over_best, means, deviations, color=color, marker="o", capsize=3)
     axes.set_xscale("log", base=2)
