@@ -70,12 +70,12 @@ def choose(records: Records, baseline: Baseline) -> Configuration:
     """
     if not baseline.grid.learning_rates:
         return Configuration(baseline.grid.others[0], {})
-    run_at = {}
+    by_length = {}
     for longer in LENGTHS:
         excess = _excess(records, baseline, longer)
         if excess:
-            run_at[longer] = excess
-    if LENGTHS[0] not in run_at:
+            by_length[longer] = excess
+    if LENGTHS[0] not in by_length:
         raise InputError(
             f"the validation runs in {records.path} have no settings of {baseline.name} on all "
             "problems; "
@@ -86,7 +86,7 @@ def choose(records: Records, baseline: Baseline) -> Configuration:
     candidates = []
     for other in baseline.grid.others:
         means, learning_rates = [], {}
-        for longer, excess in run_at.items():
+        for longer, excess in by_length.items():
             best = _best(excess, other)
             if best is None:
                 break

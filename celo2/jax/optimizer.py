@@ -91,16 +91,14 @@ def celo2(
         guard=guard,
         state_dtype=state_dtype,
     )
-    if labels is None:
-        labels = partial(_routed, everywhere=everywhere)
+    routed = partial(_routed, everywhere=everywhere)
+    labels = _checked(routed if labels is None else labels)
     adam = _skip_not_finite(optax.scale_by_adam(b1, b2, eps))
     mask = _decaying if weight_decay_mask is None else weight_decay_mask
-    labels = _checked(labels)
     updates = optax.partition(_transforms(learned, adam, learning_rates, mask), labels)
     if learning_rates.policy is None:
         return updates
-    scale = scale_by_initial_weights(learning_rates.policy, labels, axes)
-    return optax.chain(updates, scale)
+    return optax.chain(updates, scale_by_initial_weights(learning_rates.policy, labels, axes))
 
 
 def _transforms(
