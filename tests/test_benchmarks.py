@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -21,7 +23,6 @@ def run(*arguments):
     return result.returncode, result.stdout, result.stderr
 
 
-@pytest.mark.slow
 def test_steps_are_timed_and_settings_kept_beside_each_other(tmp_path):
     out = tmp_path / "steps.json"
     small = [
@@ -53,7 +54,6 @@ def test_steps_are_timed_and_settings_kept_beside_each_other(tmp_path):
     assert out.with_suffix(".png").read_bytes()[1:4] == b"PNG"
 
 
-@pytest.mark.slow
 def test_gpt3_xl_in_small_takes_falling_steps(tmp_path):
     out = tmp_path / "xl.json"
     size = ["--layers", 2, "--width", 64, "--vocabulary", 100, "--context", 16, "--steps", 3]

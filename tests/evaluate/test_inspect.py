@@ -35,6 +35,7 @@ def cosines(theta):
     return dict(zip(COMPARED, np.asarray(found.cosines), strict=True)), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("feature", "orthogonalized", "direction"),
     [("M", True, "Muon"), ("M", False, "momentum"), ("G", False, "SGD"), ("M s", False, "Adam")],
@@ -76,6 +77,7 @@ def test_even_channels_take_no_negative_values():
     assert found["G"].x.min() < 0
 
 
+@pytest.mark.slow
 def test_a_watched_run_of_the_momentum_and_of_its_opposite():
     """Nothing, and everything, is below the angle of a guard; one of them descends."""
     theta = theta_of("M")

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 STACK, A, B = 8, 1024, 8192
 PROGRAM = f"""
 import jax, jax.numpy as jnp
@@ -20,6 +22,7 @@ GRAMS = 8 * A * A
 TILES = 24 * (1 << 16) + 2 * (1 << 20)
 
 
+@pytest.mark.slow
 def test_temporaries_are_one_matrix_and_tiles():
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     result = subprocess.run(
