@@ -105,6 +105,7 @@ def factor(state):
     return float(optax.tree.get(state, "factor"))
 
 
+@pytest.mark.slow
 def test_numbers_of_a_policy_may_be_traced_and_batched():
     params, grads = draw(3)
 

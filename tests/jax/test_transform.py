@@ -180,6 +180,7 @@ def test_inject_hyperparams_equals_the_plain_optimizer():
     assert float(state.hyperparams["learning_rate"]) == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_dtypes_and_shapes_of_updates_and_state_are_stable_inside_scan(dtype):
     params = {

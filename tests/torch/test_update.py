@@ -44,7 +44,7 @@ def train(
     return p, optimizer
 
 
-@pytest.mark.parametrize("tile", [7, 64, 65536])
+@pytest.mark.parametrize("tile", [pytest.param(7, marks=pytest.mark.slow), 64, 65536])
 @pytest.mark.parametrize("orthogonalize", [True, False])
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters_after_twenty_steps_with_weight_decay(name, orthogonalize, tile):
