@@ -147,7 +147,7 @@ def test_commands_work_or_say_what_they_need_without_a_checkout(environments, ve
     _, shown, _ = run(python, "-c", load, cwd=folder)
     assert shown.startswith(str(folder))
     assert shown.split()[1] == celo2.load_theta("celo2").identity
-    needs = "install it with: pip install 'celo2[meta]'"
+    needs = "in a checkout: pip install -e '.[meta]'"
     for command in ("validate", "experiments", "report"):
         code, _, errors = run(folder / "venv/bin/celo2", command, cwd=folder)
         assert code == 2

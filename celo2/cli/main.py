@@ -28,7 +28,7 @@ try:
     from celo2.cli.train import Train
     from celo2.cli.validate import Validate
 except ModuleNotFoundError as error:
-    sys.exit(f"celo2's commands need {error.name}; install it with: pip install 'celo2[cli]'")
+    sys.exit(f"celo2's commands need {error.name}; in a checkout: pip install -e '.[cli]'")
 
 COMMANDS: dict[str, type] = {
     "train": Train,
@@ -65,8 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(name, "meta")
-        install = f"pip install 'celo2[{extra}]'"
-        errors.print(f"celo2 {name} needs {error.name}; install it with: {install}")
+        install = f"pip install -e '.[{extra}]'"
+        errors.print(f"celo2 {name} needs {error.name}; in a checkout: {install}")
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print(f"celo2 {name}: interrupted")
