@@ -53,6 +53,7 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "tuned-learning-rates": validation_tables.tuned_learning_rates,
     "experiments": validation_tables.experiments,
     "experiment-answers": validation_tables.experiment_answers,
+    "sensitivities": validation_tables.sensitivities,
     "demo": validation_tables.demo,
     "demo-bfloat16": validation_tables.demo_bfloat16,
     "benchmark-lost": _of_the_benchmark(benchmark_tables.lost),

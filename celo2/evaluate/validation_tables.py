@@ -14,6 +14,7 @@ from celo2.evaluate.screen import SCREENING_SEEDS
 from celo2.evaluate.suites import VALIDATION
 from celo2.evaluate.tables import Table
 from celo2.evaluate.torch_demo.sweep import best_of_sweep
+from celo2.meta.sensitivity import sensitivity
 from celo2.theta import load_theta
 
 DEMO_SWEEP = "records/demo/sweep/runs.jsonl"
@@ -21,6 +22,9 @@ DEMO_SWEEP_BASE = "records/demo/sweep-base/runs.jsonl"
 DEMO_BFLOAT16 = "records/demo/bf16/runs.jsonl"
 LONG = ("cifar10-conv", "fashion-mlp", "mnist-autoencoder")
 """Problems that were run for ten times their steps."""
+PROBED = ("handcrafted", "seed-0", "seed-1", "seed-2", "022-long-horizons")
+READ = 0.2
+"""Derivative over the largest, from which on a feature has a row."""
 HANDWRITTEN = {"Muon": MUON, "AdamW": ADAMW}
 
 
@@ -102,6 +106,22 @@ def demo_bfloat16(root: Path) -> Table:
         loss = f"{statistics.fmean(found):.4f} ± {statistics.stdev(found):.4f}"
         rows.append((label, str(len(found)), loss))
     return Table(("state", "seeds", "held-out loss"), rows)
+
+
+def sensitivities(root: Path) -> Table:
+    """Return the mean derivative of the direction by the features that any theta reads most."""
+    found = {}
+    for name in PROBED:
+        (path,) = (root / "records").glob(f"*/{name}.safetensors")
+        found[name] = sensitivity(load_theta(path))
+    largest = {}
+    for feature in found[PROBED[0]]:
+        largest[feature] = max(abs(column[feature]) for column in found.values())
+    rows = []
+    for feature in sorted(largest, key=largest.__getitem__, reverse=True):
+        if largest[feature] >= READ:
+            rows.append((feature, *[f"{column[feature]:z.2f}" for column in found.values()]))
+    return Table(("channel", *found), rows)
 
 
 def _headline() -> dict[str, Baseline]:

@@ -60,5 +60,5 @@ def test_the_benchmark_is_told_as_its_table_counts():
 
 
 def test_it_stays_a_screen_and_a_half():
-    prose = re.sub(r"```.*?```|<!--.*?-->|^\|.*$", "", README, flags=re.DOTALL | re.MULTILINE)
-    assert len(prose.split()) < 750
+    prose = re.sub(r"(?s:```.*?```|<!--.*?-->)|(?m:^\|.*$)", "", README)
+    assert 500 < len(prose.split()) < 750
