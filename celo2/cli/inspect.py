@@ -76,7 +76,7 @@ class Inspect:
 
 def table(thetas: Sequence[Theta]) -> Table:
     """Return one column per theta, the features to which any of them is most sensitive first."""
-    from celo2.meta.sensitivity import sensitivity
+    from celo2.evaluate.inspect.sensitivity import sensitivity
 
     out = Table("feature", caption="mean derivative of the update, over the largest")
     columns, largest = [], {}

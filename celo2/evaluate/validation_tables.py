@@ -8,13 +8,13 @@ from pathlib import Path
 
 from celo2.evaluate.baselines import ADAMW, MUON, Baseline, celo2
 from celo2.evaluate.experiments import mean_ratio, muon_scores, ratios, read
+from celo2.evaluate.inspect.sensitivity import sensitivity
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import Score, ratio, recorded_score
 from celo2.evaluate.screen import SCREENING_SEEDS
 from celo2.evaluate.suites import VALIDATION
 from celo2.evaluate.tables import Table
 from celo2.evaluate.torch_demo.sweep import best_of_sweep
-from celo2.meta.sensitivity import sensitivity
 from celo2.theta import load_theta
 
 DEMO_SWEEP = "records/demo/sweep/runs.jsonl"
