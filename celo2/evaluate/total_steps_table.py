@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
-from celo2.evaluate.baselines import ADAMW, MUON, celo2_total_steps
+from celo2.evaluate.baselines import ADAMW, MUON, celo2_total_steps, muon_total_steps
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import Score, ratio, recorded_score
 from celo2.evaluate.suites import VALIDATION
@@ -20,30 +21,38 @@ LENGTHS = (1, 10)
 def total_steps(root: Path) -> Table:
     """Return held-out losses of the shipped policy over those of tuned Muon and AdamW.
 
-    A row is a problem at a length; it has the seeds that all have been run on.
+    The last column is over Muon by the same policy: what of the gain is the rule's. A row is a
+    problem at a length; it has the seeds that all have been run on.
     """
     records = Records(root / RECORDS)
     tuning_free = celo2_total_steps(load_theta("celo2"))
+    rivals = MUON, ADAMW, muon_total_steps(load_theta("celo2"))
     rows: list[tuple[str, ...]] = []
     for longer in LENGTHS:
-        found: list[tuple[float, float]] = []
+        found: list[list[float | None]] = []
         for name, entry in VALIDATION.items():
             steps = longer * entry.steps
             ours = recorded_score(records, name, steps, tuning_free)
             if ours is None:
                 continue
             ratios = []
-            for baseline in (MUON, ADAMW):
-                ratios.append(_ratio(ours, recorded_score(records, name, steps, baseline)))
+            for rival in rivals:
+                ratios.append(_ratio(ours, recorded_score(records, name, steps, rival)))
             seeds = ", ".join(map(str, ours.losses))
             shown = ["not recorded" if each is None else f"{each:.3f}" for each in ratios]
             rows.append((entry.title, f"{steps:,}", seeds, *shown))
-            if None not in ratios:
-                found.append((ratios[0], ratios[1]))  # type: ignore[arg-type]
+            found.append(ratios)
         if found:
-            means = [f"{statistics.fmean(column):.3f}" for column in zip(*found, strict=True)]
+            means = [_mean(column) for column in zip(*found, strict=True)]
             rows.append((f"mean of {len(found)}", "", "", *means))
-    return Table(("", "steps", "seeds", "over tuned Muon", "over tuned AdamW"), tuple(rows))
+    titles = "over tuned Muon", "over tuned AdamW", "over Muon by this policy"
+    return Table(("", "steps", "seeds", *titles), tuple(rows))
+
+
+def _mean(ratios: Sequence[float | None]) -> str:
+    """Return the mean of a column as it is shown; nothing if one is not recorded."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    return f"{statistics.fmean(known):.3f}" if len(known) == len(ratios) else ""
 
 
 def _ratio(ours: Score, tuned: Score | None) -> float | None:

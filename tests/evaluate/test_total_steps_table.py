@@ -1,12 +1,13 @@
 """Protects the table of `total_steps=`: ratios by hand, over shared seeds, gaps named."""
 
-from celo2.evaluate.baselines import ADAMW, MUON, celo2_total_steps
+from celo2.evaluate.baselines import ADAMW, MUON, celo2_total_steps, muon_total_steps
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import run_of
 from celo2.evaluate.total_steps_table import total_steps
 from celo2.theta import load_theta
 
 OURS = celo2_total_steps(load_theta("celo2"))
+CONTROL = muon_total_steps(load_theta("celo2"))
 POLICY = OURS.grid.others[0]
 TUNED = {"learning_rate": 1e-3}
 
@@ -23,9 +24,12 @@ def test_ratios_over_the_seeds_that_both_have(tmp_path):
     add("fashion-mlp", 400, ADAMW, TUNED, {0: 9.0, 1: 2.0, 2: 2.0, 3: 5.0})
     add("fashion-mlp", 400, OURS, POLICY, {1: 1.0, 2: 2.0})
     add("fashion-mlp", 400, OURS, {**POLICY, "warmup": 0.5}, {1: 7.0})  # another policy
+    add("fashion-mlp", 400, CONTROL, CONTROL.grid.others[0], {1: 2.0, 2: 4.0})
     add("byte-lstm", 4000, OURS, POLICY, {1: 1.5})
+    add("byte-lstm", 4000, MUON, TUNED, {0: 9.0, 1: 1.0})
     assert total_steps(tmp_path).rows == (
-        ("Fashion-MNIST MLP", "400", "1, 2", "0.750", "0.750"),
-        ("mean of 1", "", "", "0.750", "0.750"),
-        ("byte LSTM", "4,000", "1", "not recorded", "not recorded"),
+        ("Fashion-MNIST MLP", "400", "1, 2", "0.750", "0.750", "0.500"),
+        ("mean of 1", "", "", "0.750", "0.750", "0.500"),
+        ("byte LSTM", "4,000", "1", "1.500", "not recorded", "not recorded"),
+        ("mean of 1", "", "", "1.500", "", ""),
     )
