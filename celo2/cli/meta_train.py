@@ -25,8 +25,8 @@ class MetaTrain:
     """Meta-train a theta. Interrupt it at any time; the same command resumes."""
 
     preset: str = "celo2"
-    """One of celo2, quick (a quarter of it), celo2-published-data, celo2-base, paper (PES, as
-    published)."""
+    """One of celo2, quick (a quarter of it), celo2-published-data, celo2-lean (a rule with half the
+    state), celo2-base, paper (PES, as published)."""
     out: Path | None = None
     """Folder of checkpoint, metrics and theta.safetensors; by default runs/meta-PRESET."""
     seed: int = 0

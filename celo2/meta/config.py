@@ -111,21 +111,27 @@ def from_settings(settings: Mapping[str, Any], config: MetaConfig = MetaConfig()
         if kind not in ESTIMATORS:
             raise InputError(f"unknown estimator {kind!r}: take one of {', '.join(ESTIMATORS)}")
         config = replace(config, estimator=ESTIMATORS[kind]())
-    for name, value in settings.items():
-        if name != "estimator":
-            value = tuple(value) if isinstance(value, list) else value
-            config = _changed(config, name.split("."), name, value)
-    return config
+    return _changed(config, {k: v for k, v in settings.items() if k != "estimator"})
 
 
-def _changed(part: Any, path: list[str], name: str, value: Any) -> Any:
-    """Return a dataclass with the field at the end of `path` replaced."""
-    first, *rest = path
+def _changed(part: Any, settings: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return a dataclass with fields replaced, all of one dataclass at once: some go together."""
     kinds = get_type_hints(type(part)) if dataclasses.is_dataclass(part) else {}
-    if first not in kinds:
-        raise InputError(f"no configuration has a setting {name!r}; look at celo2.meta.config")
-    choices = get_args(kinds[first]) if get_origin(kinds[first]) is Literal else ()
-    if choices and value not in choices:
-        raise InputError(f"{name} is {value!r}; take one of {', '.join(choices)}")
-    changed = _changed(getattr(part, first), rest, name, value) if rest else value
-    return replace(part, **{first: changed})  # type: ignore[type-var]
+    changes: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        first, _, rest = name.partition(".")
+        if first not in kinds:
+            raise InputError(
+                f"no configuration has a setting {prefix + name!r}; look at celo2.meta.config"
+            )
+        if rest:
+            inner.setdefault(first, {})[rest] = value
+            continue
+        choices = get_args(kinds[first]) if get_origin(kinds[first]) is Literal else ()
+        if choices and value not in choices:
+            raise InputError(f"{prefix + name} is {value!r}; take one of {', '.join(choices)}")
+        changes[first] = tuple(value) if isinstance(value, list) else value
+    for first, fields in inner.items():
+        changes[first] = _changed(getattr(part, first), fields, f"{prefix}{first}.")
+    return replace(part, **changes)  # type: ignore[type-var]

@@ -8,7 +8,7 @@ from celo2.errors import InputError
 from celo2.meta.config import Augmentation, MetaConfig
 from celo2.meta.estimators import PES, Unrolled
 from celo2.meta.inner import InnerLoop
-from celo2.rule.spec import Spec
+from celo2.rule.spec import LEAN, Spec
 
 
 def celo2(config: MetaConfig) -> MetaConfig:
@@ -44,6 +44,12 @@ def quick(config: MetaConfig) -> MetaConfig:
     return replace(celo2(config), outer_steps=150)
 
 
+def celo2_lean(config: MetaConfig) -> MetaConfig:
+    """Return the recipe of `celo2-lean`: that of `celo2` for a rule with half the state."""
+    config = celo2(config)
+    return replace(config, inner=replace(config.inner, spec=LEAN))
+
+
 def celo2_base(config: MetaConfig) -> MetaConfig:
     """Return the recipe of `celo2-base`: no Newton-Schulz, the rule on vectors, Adam as start."""
     config = celo2(config)
@@ -75,6 +81,7 @@ PRESETS = {
     "celo2": celo2,
     "quick": quick,
     "celo2-published-data": celo2_published_data,
+    "celo2-lean": celo2_lean,
     "celo2-base": celo2_base,
     "paper": paper,
 }
