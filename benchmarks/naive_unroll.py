@@ -38,7 +38,8 @@ def naive_update(
 
 def naive_channels(acc: Accumulators, g: jax.Array, p: jax.Array) -> list[jax.Array]:
     """List the channels of the published rule, each of the matrix's shape (a, b)."""
-    m, v, (r, c) = acc
+    (*momenta, v), (r, c) = acc
+    m = jnp.stack(momenta)
     s = 1 / jnp.sqrt(v + 1e-8)
     rows = jnp.sqrt(jnp.maximum(r / (r.mean(-2, keepdims=True) + 1e-9), 1e-9))
     f = 1 / rows / jnp.sqrt(jnp.maximum(c, 1e-9))

@@ -71,10 +71,8 @@ def update_in_place(shared: Rule, batch: Batch) -> Result:
     together = count if tile is None else largest_divisor(count, tile // (m * n))
 
     def one_part(i: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        momentum, second_moment, factored, updates, pushes = carry
-        now = batch._replace(
-            momentum=momentum, second_moment=second_moment, factored=factored, g=updates
-        )
+        averages, factored, updates, pushes = carry
+        now = batch._replace(averages=averages, factored=factored, g=updates)
         d, part, moves = direction(shared.spec, shared.weights, now.part(i, together), tile)
         if shared.orthogonalizes(batch):
             d = orthogonalize(jnp, shared.spec, d, in_tiles=tile is not None)
@@ -82,14 +80,12 @@ def update_in_place(shared: Rule, batch: Batch) -> Result:
         here = {-3: (i, together)}
         factored = tuple(put(x, y, here) for x, y in zip(factored, part.factored, strict=True))
         updates = put(updates, update, here)
-        return part.momentum, part.second_moment, factored, updates, pushes + pushed
+        return part.averages, factored, updates, pushes + pushed
 
     zero = jnp.zeros((), jnp.int32)
-    start = batch.momentum, batch.second_moment, batch.factored, batch.g, zero
-    *new, updates, pushes = over_tiles(count // together, one_part, start)
-    momentum, second_moment, factored = new
-    batch = batch._replace(momentum=momentum, second_moment=second_moment, factored=factored)
-    return updates, batch, pushes
+    start = batch.averages, batch.factored, batch.g, zero
+    averages, factored, updates, pushes = over_tiles(count // together, one_part, start)
+    return updates, batch._replace(averages=averages, factored=factored), pushes
 
 
 def update_on_mesh(shared: Rule, batches: Sequence[Batch], devices: AbstractMesh) -> list[Result]:
@@ -127,7 +123,7 @@ def _finish(
     if shared.guard is None:
         u, pushes = rule.normalize(jnp, shared.spec, d, moves), jnp.zeros((), jnp.int32)
     else:
-        m = take(batch.momentum[MOMENTUM], {-3: batch.here}).astype(d.dtype)
+        m = take(batch.averages[MOMENTUM], {-3: batch.here}).astype(d.dtype)
         u, pushed = guarded(jnp, shared.spec, d, m, shared.guard)
         pushes = jnp.sum(pushed & batch.active, dtype=jnp.int32)
         moves = batch.active

@@ -27,7 +27,8 @@ class Entries(NamedTuple):
 
     m: jax.Array
     """(momenta, ..., m, n); all others are (..., m, n)."""
-    v: jax.Array
+    v: jax.Array | None
+    """None where no feature reads it."""
     g: jax.Array
     """Gradient, clamped; 0 where the matrix is not active."""
     p: jax.Array
@@ -44,10 +45,8 @@ class Entries(NamedTuple):
 class Batch(NamedTuple):
     """N matrices of one shape, in memory order, and their running statistics."""
 
-    momentum: jax.Array
-    """(momenta, N, m, n)"""
-    second_moment: jax.Array
-    """(N, m, n)"""
+    averages: jax.Array
+    """Momenta, and V if a feature reads it: (averages, N, m, n)."""
     factored: tuple[jax.Array, ...]
     """R and C as in `Accumulators`, (k, N, a, 1) and (k, N, 1, b); of a vector D."""
     g: jax.Array
@@ -79,8 +78,8 @@ class Batch(NamedTuple):
     def entries(self, spec: Spec, i: Any, rows: int) -> Entries:
         """Return tile i of the elements."""
         dtype, where = self.factored[0].dtype, self.tile(i, rows)
-        large = self.momentum, self.second_moment, self.g, self.p
-        m, v, g, p = (take(x, where).astype(dtype) for x in large)
+        averages, g, p = (take(x, where).astype(dtype) for x in (self.averages, self.g, self.p))
+        m, v = rule.split_averages(spec, averages)
         clamped = jnp.clip(g, -spec.gradient_clip, spec.gradient_clip)
         return Entries(m, v, jnp.where(self.active, clamped, 0), p)
 
@@ -112,7 +111,7 @@ def direction(
     count, m, n = batch.shape
     rows = m if tile is None else largest_divisor(m, tile // (count * n))
 
-    # 1. Momenta and second moment advance in place, and are added up with the new gradient.
+    # 1. Momenta and V advance in place, and are added up with the new gradient.
     batch, by_row, sums = _accumulate(spec, batch, rows)
     means = _in_memory_order(batch, [by_row / n, sums.by_column / m])[-len(batch.factored) :]
     advanced = []
@@ -124,7 +123,8 @@ def direction(
 
     def multiplied(i: Any) -> jax.Array:
         here = [_rows(side, i, rows) for side in factors]
-        return _squares(batch.entries(spec, i, rows).factored_channels(spec, here))
+        entries = batch.entries(spec, i, rows)
+        return _squares(entries.factored_channels(spec, here), entries.g)
 
     squares = sums.plain / (m * n), sum_over_tiles(m // rows, multiplied) / (m * n)
 
@@ -155,37 +155,35 @@ def _kept(batch: Batch, advanced: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
 
 
 def _accumulate(spec: Spec, batch: Batch, rows: int) -> tuple[Batch, jax.Array, Sums]:
-    """Return the batch with new momenta and second moment, and what the step needs of them.
+    """Return the batch with new averages, and what the step needs of them.
 
     The sums between them, of squared gradients along n, (..., m, 1), belong to rows of their own.
     """
     _, m, n = batch.shape
     random = noise(batch.step, m, n, batch.transposed)
 
-    def tile(i: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array, Sums]:
+    def tile(i: Any, batch: Batch) -> tuple[jax.Array, jax.Array, Sums]:
         old = batch.entries(spec, i, rows)
         means = _decayed(spec.momentum_decays, old.m, old.g)
-        b = spec.second_moment_decay
-        v = b * old.v + (1 - b) * old.g * old.g
+        v = None if old.v is None else rule.second_moment(spec, old.v, old.g)
         q = old.g * old.g + spec.factored_floor
         sums = Sums(
             jnp.sum(q, -2, keepdims=True),
-            _squares(old._replace(m=means, v=v).plain_channels(spec)),
+            _squares(old._replace(m=means, v=v).plain_channels(spec), old.g),
             jnp.sum(jnp.abs(means), (0, -2, -1), keepdims=True)[0],
         )
-        if batch.momentum.dtype == jnp.bfloat16:
-            *means, v = rounded(jnp.stack([*means, v]), random.of_rows(i, rows))
-            means = jnp.stack(means)
-        m, v = jnp.where(batch.active, means, old.m), jnp.where(batch.active, v, old.v)
-        return m, v, jnp.sum(q, -1, keepdims=True), sums
+        new = means if v is None else jnp.concatenate([means, v[None]])
+        if batch.averages.dtype == jnp.bfloat16:
+            new = rounded(new, random.of_rows(i, rows))
+        before = take(batch.averages, batch.tile(i, rows))
+        new = jnp.where(batch.active, new.astype(before.dtype), before)
+        return new, jnp.sum(q, -1, keepdims=True), sums
 
     def one_tile(i: Any, carry: Any) -> Any:
-        momentum, second_moment, by_row, total = carry
-        now = batch._replace(momentum=momentum, second_moment=second_moment)
-        new_m, new_v, here, sums = tile(i, now)
+        averages, by_row, total = carry
+        new, here, sums = tile(i, batch._replace(averages=averages))
         return (
-            put(momentum, new_m.astype(momentum.dtype), batch.tile(i, rows)),
-            put(second_moment, new_v.astype(second_moment.dtype), batch.tile(i, rows)),
+            put(averages, new, batch.tile(i, rows)),
             put(by_row, here, {-2: (i, rows)}),
             jax.tree.map(jnp.add, total, sums),
         )
@@ -193,9 +191,9 @@ def _accumulate(spec: Spec, batch: Batch, rows: int) -> tuple[Batch, jax.Array, 
     *_, here, sums = jax.eval_shape(lambda: tile(0, batch))
     by_row = jnp.zeros((*here.shape[:-2], m, 1), here.dtype)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
-    start = batch.momentum, batch.second_moment, by_row, zeros
-    momentum, second_moment, by_row, sums = over_tiles(m // rows, one_tile, start)
-    return batch._replace(momentum=momentum, second_moment=second_moment), by_row, sums
+    start = batch.averages, by_row, zeros
+    averages, by_row, sums = over_tiles(m // rows, one_tile, start)
+    return batch._replace(averages=averages), by_row, sums
 
 
 def _fold(
@@ -234,8 +232,10 @@ def _decayed(decays: Sequence[float], means: jax.Array, new: jax.Array) -> jax.A
     return jnp.asarray(b, means.dtype) * means + jnp.asarray(1 - b, means.dtype) * new
 
 
-def _squares(channels: Sequence[jax.Array]) -> jax.Array:
-    """Return the sums of squares (channels, ..., 1, 1) over a tile."""
+def _squares(channels: Sequence[jax.Array], like: jax.Array) -> jax.Array:
+    """Return the sums of squares (channels, ..., 1, 1) over a tile like (..., m, n)."""
+    if not channels:
+        return jnp.zeros((0, *like.shape[:-2], 1, 1), like.dtype)
     sums = []
     for x in channels:
         total = jnp.sum(x * x, (-2, -1), keepdims=True)

@@ -40,14 +40,11 @@ def init_leaf(spec: Spec, state_dtype: Any, p: Any, axes: MatrixAxes) -> Paramet
     """
     p = as_float(p)
     per_entry = p.dtype if p.dtype == jnp.float64 else state_dtype
-    second_moment = jnp.zeros_like(p, per_entry)
-    momentum = jnp.stack([second_moment for _ in spec.momentum_decays])
-    views = matrix_views(second_moment.shape, axes)
-    rows, columns = moment_shapes(spec, views, np.empty(second_moment.shape, np.bool_), np)
+    averages = jnp.stack([jnp.zeros_like(p, per_entry)] * rule.average_count(spec))
+    views = matrix_views(p.shape, axes)
+    rows, columns = moment_shapes(spec, views, np.empty(p.shape, np.bool_), np)
     dtype = p.dtype
-    return ParameterState(
-        momentum, second_moment, jnp.zeros(rows, dtype), jnp.zeros(columns, dtype)
-    )
+    return ParameterState(averages, jnp.zeros(rows, dtype), jnp.zeros(columns, dtype))
 
 
 def as_float(x: Any) -> jax.Array:
@@ -102,14 +99,13 @@ def write_leaf(
     """Return the update of a leaf and its new state from those of its matrices."""
     steps, accumulators = [], []
     for update, batch, before in zip(updates, batches, leaf.before, strict=True):
-        shape = before.second_moment.shape
+        shape = before.averages.shape[1:]
         steps.append(_restored(batch, update, shape))
         factored = []
         for new, old in zip(batch.factored, before.factored, strict=True):
             factored.append(new.reshape(old.shape))
-        momentum = _restored(batch, batch.momentum, shape)
-        second_moment = _restored(batch, batch.second_moment, shape)
-        accumulators.append(Accumulators(momentum, second_moment, tuple(factored)))
+        averages = _restored(batch, batch.averages, shape)
+        accumulators.append(Accumulators(averages, tuple(factored)))
     if not steps:
         return leaf.g, leaf.state
     return join(jnp, leaf.views, steps), pack(jnp, leaf.views, accumulators)
@@ -135,9 +131,9 @@ def _batch(
     factored = []
     for side in before.factored:
         factored.append(side.reshape(side.shape[0], -1, *side.shape[-2:]))
-    momentum, second_moment = flat(before.momentum, 1), flat(before.second_moment)
     here = 0, g.shape[0]
-    return Batch(momentum, second_moment, tuple(factored), g, p, active, transposed, here, step)
+    averages = flat(before.averages, 1)
+    return Batch(averages, tuple(factored), g, p, active, transposed, here, step)
 
 
 def _restored(batch: Batch, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:

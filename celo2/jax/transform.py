@@ -29,11 +29,10 @@ such a tree, or a function from the parameters to one."""
 class ScaleByCelo2State(NamedTuple):
     """State of `scale_by_celo2`: trees like the parameters.
 
-    The first four are described in `celo2.parameters.state`.
+    The first three are described in `celo2.parameters.state`.
     """
 
-    momentum: Any
-    second_moment: Any
+    averages: Any
     row_moments: Any
     column_moments: Any
     skipped: jax.Array

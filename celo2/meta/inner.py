@@ -154,7 +154,7 @@ def distance_to_muon(
         new = statistics[name]
         if isinstance(new, Adam) or part.is_vector:
             continue
-        (m, *_), (decay, *_) = new.momentum, spec.momentum_decays
+        (m, *_), (decay, *_) = new.averages, spec.momentum_decays
         nesterov = decay * m + (1 - decay) * part.view(jnp, grads[name])
         # Stop the gradient through the expert, or theta could lower the distance by changing it.
         expert = jax.lax.stop_gradient(orthogonalize(jnp, spec, nesterov))

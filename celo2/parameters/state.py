@@ -1,7 +1,7 @@
-"""The running statistics of one parameter as both front ends keep them: four arrays.
+"""The running statistics of one parameter as both front ends keep them: three arrays.
 
-The two large ones have the parameter's own layout, so they are sharded, checkpointed and placed in
-memory as the parameter is, whatever view of it the rule reads.
+The large one has the parameter's own layout, so it is sharded, checkpointed and placed in memory as
+the parameter is, whatever view of it the rule reads.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from celo2.rule import Accumulators, Spec
 class ParameterState(NamedTuple):
     """Running statistics of one parameter of any shape."""
 
-    momentum: Any
-    """(momenta, *shape)"""
-    second_moment: Any
-    """(*shape)"""
+    averages: Any
+    """(averages, *shape): of the gradient, one per decay, and of its square where it is read."""
     row_moments: Any
     """(k, rows of all matrices, one after the other); for a vector, its entries."""
     column_moments: Any
@@ -28,12 +26,12 @@ class ParameterState(NamedTuple):
 
 
 def moment_shapes(
-    spec: Spec, views: Sequence[MatrixView], second_moment: Any, xp: Any
+    spec: Spec, views: Sequence[MatrixView], parameter: Any, xp: Any
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the shapes of `row_moments` and `column_moments` for a parameter's views."""
     rows = columns = 0
     for view in views:
-        in_rows, in_columns = _lengths(view, view.view(xp, second_moment).shape)
+        in_rows, in_columns = _lengths(view, view.view(xp, parameter).shape)
         rows, columns = rows + in_rows, columns + in_columns
     k = len(spec.factored_decays)
     return (k, rows), (k, columns)
@@ -47,10 +45,9 @@ def unpack(xp: Any, views: Sequence[MatrixView], state: ParameterState) -> Itera
     row = column = 0
     k = state.row_moments.shape[0]
     for view in views:
-        momentum = view.view(xp, state.momentum)
-        second_moment = view.view(xp, state.second_moment)
-        *batch, a, b = second_moment.shape
-        rows, columns = _lengths(view, second_moment.shape)
+        averages = view.view(xp, state.averages)
+        _, *batch, a, b = averages.shape
+        rows, columns = _lengths(view, averages.shape[1:])
         r = state.row_moments[:, row : row + rows]
         c = state.column_moments[:, column : column + columns]
         factored = (
@@ -58,7 +55,7 @@ def unpack(xp: Any, views: Sequence[MatrixView], state: ParameterState) -> Itera
             if view.is_vector
             else (r.reshape(k, *batch, a, 1), c.reshape(k, *batch, 1, b))
         )
-        yield Accumulators(momentum, second_moment, factored)
+        yield Accumulators(averages, factored)
         row, column = row + rows, column + columns
 
 
@@ -66,15 +63,14 @@ def pack(
     xp: Any, views: Sequence[MatrixView], accumulators: Sequence[Accumulators]
 ) -> ParameterState:
     """Return the state of a parameter from the accumulators of its views: undo `unpack`."""
-    momentum, second_moment, factored = zip(*accumulators, strict=True)
+    averages, factored = zip(*accumulators, strict=True)
     rows, columns = [], []
     for first, *rest in factored:
         k = first.shape[0]
         rows.append(first.reshape(k, -1))
         columns.append(rest[0].reshape(k, -1) if rest else first.reshape(k, -1)[:, :0])
     return ParameterState(
-        join(xp, views, momentum),
-        join(xp, views, second_moment),
+        join(xp, views, averages),
         xp.concatenate(rows, axis=1),
         xp.concatenate(columns, axis=1),
     )

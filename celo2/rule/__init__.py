@@ -11,6 +11,7 @@ from celo2.rule.features import (
     FEATURES,
     Channels,
     Feature,
+    average_count,
     channel_names,
     channel_signs,
     factored_channels,
@@ -19,6 +20,7 @@ from celo2.rule.features import (
     plain_channels,
     preconditioners,
     side_channels,
+    split_averages,
 )
 from celo2.rule.finish import has_gradient, has_history, normalize, orthogonalize
 from celo2.rule.guard import (
@@ -41,7 +43,7 @@ from celo2.rule.network import (
     mean_squares,
     shapes,
 )
-from celo2.rule.spec import Spec
+from celo2.rule.spec import LEAN, Spec
 from celo2.rule.update import (
     Accumulators,
     accumulate,
@@ -50,11 +52,13 @@ from celo2.rule.update import (
     init,
     moving_averages,
     propose,
+    second_moment,
     update,
 )
 
 __all__ = [
     "FEATURES",
+    "LEAN",
     "MOMENTUM",
     "Accumulators",
     "Channels",
@@ -65,6 +69,7 @@ __all__ = [
     "Weights",
     "accumulate",
     "accumulate_factored",
+    "average_count",
     "channel_names",
     "channel_signs",
     "check_kappa",
@@ -91,7 +96,9 @@ __all__ = [
     "products",
     "propose",
     "push",
+    "second_moment",
     "shapes",
     "side_channels",
+    "split_averages",
     "update",
 ]

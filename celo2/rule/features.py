@@ -26,9 +26,9 @@ class Inputs(NamedTuple):
     """Parameter."""
     m: Sequence[Array]
     """Momenta M_i."""
-    v: Array
-    """Second moment V."""
-    s: Array
+    v: Array | None
+    """Second moment V; None where no feature reads it."""
+    s: Array | None
     """1/sqrt(V)"""
     factors: Sequence[Array]
     """Arrays (k, ...) whose product is F_i, the factored 1/sqrt of the second moment."""
@@ -49,6 +49,8 @@ class Feature:
     """Whether it needs F_i, and so a look at the whole matrix first."""
     of_vectors: bool = True
     """Whether vectors have it."""
+    of_second_moment: bool = False
+    """Whether it reads V."""
     decays: str | None = None
     """The field of the spec with the decays that it has a channel for; None: it has one channel."""
 
@@ -94,9 +96,15 @@ FEATURES = (
     Feature("clip(G)", _clipped, odd=True),
     Feature("W", lambda xp, spec, x: [x.p], odd=True),
     Feature("M", lambda xp, spec, x: [*x.m], odd=True, decays=MOMENTUM),
-    Feature("V", lambda xp, spec, x: [x.v]),
-    Feature("M s", lambda xp, spec, x: [m * x.s for m in x.m], odd=True, decays=MOMENTUM),
-    Feature("s", lambda xp, spec, x: [x.s]),
+    Feature("V", lambda xp, spec, x: [x.v], of_second_moment=True),
+    Feature(
+        "M s",
+        lambda xp, spec, x: [m * x.s for m in x.m],
+        odd=True,
+        of_second_moment=True,
+        decays=MOMENTUM,
+    ),
+    Feature("s", lambda xp, spec, x: [x.s], of_second_moment=True),
     Feature(
         "G F",
         lambda xp, spec, x: _times_factors([x.g for _ in x.m], x.factors),
@@ -104,7 +112,7 @@ FEATURES = (
         needs_factors=True,
         decays=FACTORED,
     ),
-    Feature("G s", lambda xp, spec, x: [x.g * x.s], odd=True),
+    Feature("G s", lambda xp, spec, x: [x.g * x.s], odd=True, of_second_moment=True),
     Feature("R", lambda xp, spec, r: [*r], kind=ROW, of_vectors=False, decays=FACTORED),
     Feature("C", lambda xp, spec, c: [*c], kind=COLUMN, of_vectors=False, decays=FACTORED),
     Feature("1/sqrt(R)", _root, kind=ROW, of_vectors=False, decays=FACTORED),
@@ -134,6 +142,22 @@ class Channels(NamedTuple):
 def table(spec: Spec) -> list[Feature]:
     """Return the rows that the spec reads, in its order."""
     return [BY_NAME[name] for name in spec.features]
+
+
+def has_second_moment(spec: Spec) -> bool:
+    """Return whether a feature reads V; else it is not kept."""
+    return any(feature.of_second_moment for feature in table(spec))
+
+
+def average_count(spec: Spec) -> int:
+    """Return the number of averages that are kept per entry: the momenta, then V if it is read."""
+    return len(spec.momentum_decays) + has_second_moment(spec)
+
+
+def split_averages(spec: Spec, averages: Any) -> tuple[Any, Any]:
+    """Return the momenta and V, or None, of a sequence or array of averages."""
+    momenta = len(spec.momentum_decays)
+    return averages[:momenta], averages[momenta] if has_second_moment(spec) else None
 
 
 def channel_count(spec: Spec) -> int:
@@ -168,11 +192,12 @@ def first_channel(spec: Spec, name: str) -> int:
 
 
 def plain_channels(
-    xp: Any, spec: Spec, m: Sequence[Array], v: Array, g: Array, p: Array
+    xp: Any, spec: Spec, m: Sequence[Array], v: Array | None, g: Array, p: Array
 ) -> list[Array]:
     """Return the channels of entries that need no factored moments; any tile will do."""
     # 1/sqrt(V) is computed once, for all channels that it multiplies.
-    x = Inputs(g, p, m, v, 1 / xp.sqrt(v + spec.second_moment_epsilon), ())
+    s = None if v is None else 1 / xp.sqrt(v + spec.second_moment_epsilon)
+    x = Inputs(g, p, m, v, s, ())
     channels: list[Array] = []
     for feature in _of_entries(spec, needs_factors=False):
         channels.extend(feature.compute(xp, spec, x))

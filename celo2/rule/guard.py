@@ -83,7 +83,7 @@ def guarded_update(
     returned is bool, (..., 1, 1).
     """
     d, new = propose(xp, spec, theta, accumulators, g, p, orthogonalize)
-    u, pushed = guarded(xp, spec, d, new.momentum[MOMENTUM], kappa)
+    u, pushed = guarded(xp, spec, d, new.averages[MOMENTUM], kappa)
     if active is None:
         return u, new, pushed
     return u * active, keep_inactive(xp, active, new, accumulators), pushed & active

@@ -28,6 +28,8 @@ PUBLISHED_FEATURES = (
     "M F",
 )
 """Names of the rows of `celo2.rule.features.FEATURES` that the paper's rule reads, in its order."""
+LEAN_FEATURES = ("G", "clip(G)", "M", "G F", "R", "C", "1/sqrt(R)", "1/sqrt(C)", "M F")
+"""Those that need neither V nor the weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,3 +141,8 @@ class Spec:
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, float | int) and math.isfinite(value) and value > 0
+
+
+LEAN = Spec(features=LEAN_FEATURES, momentum_decays=(0.9, 0.98), factored_decays=(0.9, 0.98))
+"""Half the state of the paper's rule: factored moments, and averages of the gradient with mean ages
+of 9 and 49 steps."""

@@ -28,8 +28,7 @@ Array = Any
 class Accumulators(NamedTuple):
     """Running statistics of the gradient; all zero at first, never bias-corrected."""
 
-    momentum: Array  # M_i: (momenta, ..., a, b)
-    second_moment: Array  # V: (..., a, b)
+    averages: Array  # M_i, then V if a feature reads it: (averages, ..., a, b)
     # Of a matrix R_i (k, ..., a, 1) and C_i (k, ..., 1, b); of a vector D_i (k, 1, n).
     factored: tuple[Array, ...]
 
@@ -40,10 +39,10 @@ def init(xp: Any, spec: Spec, p: Array, vector: bool = False) -> Accumulators:
     They are zeros of its dtype, on its device; `vector` marks the row of a one-axis parameter.
     """
     zero = xp.zeros_like(p)
-    momenta, k = len(spec.momentum_decays), len(spec.factored_decays)
+    k = len(spec.factored_decays)
     means = (zero,) if vector else (zero[..., :1], zero[..., :1, :])
     factored = tuple(xp.stack([mean] * k) for mean in means)
-    return Accumulators(xp.stack([zero] * momenta), zero, factored)
+    return Accumulators(xp.stack([zero] * features.average_count(spec)), factored)
 
 
 def update(
@@ -71,7 +70,7 @@ def update(
             they were. None: every matrix is active.
     """
     d, new = propose(xp, spec, theta, accumulators, g, p, orthogonalize)
-    moves = has_history(xp, new.momentum)
+    moves = has_history(xp, features.split_averages(spec, new.averages)[0])
     if active is None:
         return normalize(xp, spec, d, moves), new
     return normalize(xp, spec, d, moves & active), keep_inactive(xp, active, new, accumulators)
@@ -99,18 +98,23 @@ def propose(
 
 def accumulate(xp: Any, spec: Spec, accumulators: Accumulators, g: Array) -> Accumulators:
     """Return the accumulators after one more gradient."""
-    momentum, second_moment, factored = accumulators
-    m, v = moving_averages(spec, momentum, second_moment, g)
+    averages, factored = accumulators
+    new = xp.stack(moving_averages(spec, averages, g))
     means = factored_means(xp, spec, g, vector=len(factored) == 1)
-    return Accumulators(xp.stack(m), v, accumulate_factored(xp, spec, factored, means))
+    return Accumulators(new, accumulate_factored(xp, spec, factored, means))
 
 
-def moving_averages(
-    spec: Spec, m: Sequence[Array], v: Array, g: Array
-) -> tuple[list[Array], Array]:
-    """Return the momenta M_i and V after one more gradient; of a tile as of a whole matrix."""
+def moving_averages(spec: Spec, averages: Sequence[Array], g: Array) -> list[Array]:
+    """Return the momenta M_i, and V, after one more gradient; of a tile as of a whole matrix."""
+    m, v = features.split_averages(spec, averages)
+    new = decay(spec.momentum_decays, m, g)
+    return new if v is None else [*new, second_moment(spec, v, g)]
+
+
+def second_moment(spec: Spec, v: Array, g: Array) -> Array:
+    """Return V after one more gradient."""
     b = spec.second_moment_decay
-    return decay(spec.momentum_decays, m, g), b * v + (1 - b) * g * g
+    return b * v + (1 - b) * g * g
 
 
 def decay(decays: Sequence[float], means: Sequence[Array], new: Array) -> list[Array]:
@@ -140,10 +144,11 @@ def compute_features(
     xp: Any, spec: Spec, accumulators: Accumulators, g: Array, p: Array
 ) -> Channels:
     """Return the channels of the spec's features by kind, before their normalization."""
-    momentum, second_moment, factored = accumulators
-    plain = features.plain_channels(xp, spec, momentum, second_moment, g, p)
+    averages, factored = accumulators
+    m, v = features.split_averages(spec, averages)
+    plain = features.plain_channels(xp, spec, m, v, g, p)
     factors = features.preconditioners(xp, spec, factored)
-    multiplied = features.factored_channels(xp, spec, momentum, factors, g)
+    multiplied = features.factored_channels(xp, spec, m, factors, g)
     rows, columns = features.side_channels(xp, spec, factored)
     return Channels(features.in_order(spec, plain, multiplied), rows, columns)
 
@@ -151,7 +156,6 @@ def compute_features(
 def keep_inactive(xp: Any, active: Array, new: Accumulators, old: Accumulators) -> Accumulators:
     """Return the new accumulators of matrices that are active, and the old ones of all others."""
     return Accumulators(
-        xp.where(active, new.momentum, old.momentum),
-        xp.where(active, new.second_moment, old.second_moment),
+        xp.where(active, new.averages, old.averages),
         tuple(xp.where(active, x, y) for x, y in zip(new.factored, old.factored, strict=True)),
     )

@@ -64,7 +64,7 @@ def scales(
 
 def guarding_momentum(batch: MatrixBatch) -> Tensor:
     """Return the momentum that updates are pushed along, (..., a, b)."""
-    return batch.accumulators.momentum[rule.MOMENTUM]
+    return batch.accumulators.averages[rule.MOMENTUM]
 
 
 def _normalized(

@@ -59,8 +59,7 @@ class Sums(NamedTuple):
 class Entries(NamedTuple):
     """All that is known per element, (..., m, n): views of state, parameter and gradient."""
 
-    m: Sequence[Tensor]
-    v: Tensor
+    averages: Sequence[Tensor]
     g: Tensor
     p: Tensor
     active: Tensor
@@ -70,8 +69,8 @@ class Entries(NamedTuple):
         """Return a block of rows."""
         # Views: a kernel reads and writes the state itself.
         here = (..., rows, slice(None))
-        m = [x[here] for x in self.m]
-        return Entries(m, self.v[here], self.g[here], self.p[here], self.active)
+        averages = [x[here] for x in self.averages]
+        return Entries(averages, self.g[here], self.p[here], self.active)
 
 
 class Sides(NamedTuple):
@@ -108,29 +107,30 @@ class DirectionInputs(NamedTuple):
 
 
 def accumulate(spec: Spec, entries: Entries, noise: Noise | None) -> Sums:
-    """Advance M and V in place, where active, and add up what the step needs of them."""
+    """Advance the averages in place, where active, and add up what the step needs of them."""
     # Everything the step needs of the new statistics is added up while they are in the cache; the
     # sums over full matrices follow outside, where other blocks and ranks are known.
-    m, v, g, p, active = read(spec, entries)
-    m, v = rule.moving_averages(spec, m, v, g)
-    squares = [_sum(x * x) for x in rule.plain_channels(torch, spec, m, v, g, p)]
+    averages, g, p, active = read(spec, entries)
+    averages = rule.moving_averages(spec, averages, g)
+    m, v = rule.split_averages(spec, averages)
+    squares = _squares(rule.plain_channels(torch, spec, m, v, g, p), g)
     magnitude = torch.stack([_sum(x.abs()) for x in m])
-    # In place: with three momenta in float32, 16 bytes per element are read and 16 written, beside
-    # the 8 of gradient and parameter.
-    store([*entries.m, entries.v], [*m, v], active, noise)
+    # In place: with three momenta and V in float32, 16 bytes per element are read and 16 written,
+    # beside the 8 of gradient and parameter.
+    store(entries.averages, averages, active, noise)
     # R and C need the squares along either side; q itself stays a temporary of a block.
     q = g * g + spec.factored_floor
     by_row, by_column = q.sum(-1, keepdim=True), q.sum(-2, keepdim=True)
-    return Sums(by_row, by_column, torch.stack(squares), magnitude)
+    return Sums(by_row, by_column, squares, magnitude)
 
 
 def factored_squares(spec: Spec, entries: Entries, factors: Sides) -> Tensor:
     """Return the sums of the squares of `rule.factored_channels`, (channels, ..., 1, 1)."""
     # The channels are recomputed by `direction`: keeping them would need memory of several times
     # the size of the parameter.
-    m, _, g, _, _ = read(spec, entries)
-    channels = rule.factored_channels(torch, spec, m, factors.present(), g)
-    return torch.stack([_sum(x * x) for x in channels])
+    averages, g, _, _ = read(spec, entries)
+    m, _ = rule.split_averages(spec, averages)
+    return _squares(rule.factored_channels(torch, spec, m, factors.present(), g), g)
 
 
 def direction(spec: Spec, theta: Weights, entries: Entries, inputs: DirectionInputs) -> Tensor:
@@ -186,24 +186,31 @@ def apply_guarded(
 
 def entry_channels(spec: Spec, entries: Entries, factors: Sides) -> list[Tensor]:
     """Return the channels that differ per element, in the order of the spec."""
-    m, v, g, p, _ = read(spec, entries)
+    averages, g, p, _ = read(spec, entries)
+    m, v = rule.split_averages(spec, averages)
     plain = rule.plain_channels(torch, spec, m, v, g, p)
     return rule.in_order(spec, plain, rule.factored_channels(torch, spec, m, factors.present(), g))
 
 
 def read(spec: Spec, entries: Entries) -> Entries:
     """Return the entries in the working dtype, the gradient clamped, and zero where not active."""
-    m, v, g, p, active = entries
-    work = working_dtype(p, v)
+    averages, g, p, active = entries
+    work = working_dtype(p, averages[0])
     # `to` copies nothing where the dtype is right already, else a block.
     g = g.to(work).clamp(-spec.gradient_clip, spec.gradient_clip)
     g = torch.where(active, g, 0)
-    return Entries([x.to(work) for x in m], v.to(work), g, p.to(work), active)
+    return Entries([x.to(work) for x in averages], g, p.to(work), active)
 
 
 def working_dtype(p: Tensor, state: Tensor) -> torch.dtype:
     """Return what a step is computed in: float32, or float64 where parameter or state are."""
     return torch.promote_types(torch.promote_types(p.dtype, state.dtype), torch.float32)
+
+
+def _squares(channels: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Return the sums of squares (channels, ..., 1, 1) of channels like (..., m, n)."""
+    sums = [_sum(x * x) for x in channels]
+    return torch.stack(sums) if sums else like.new_zeros(0, *like.shape[:-2], 1, 1)
 
 
 def _sum(x: Tensor) -> Tensor:

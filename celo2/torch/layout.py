@@ -156,7 +156,7 @@ class Layout(NamedTuple):
         """Return views of a parameter's state, the factored ones (k, *batch, *axes of the side)."""
         arrays = state["row_moments"], state["column_moments"]
         factored = tuple(moment.of(x) for moment, x in zip(self.moments, arrays, strict=False))
-        return Accumulators(self.of(state["momentum"]), self.of(state["second_moment"]), factored)
+        return Accumulators(self.of(state["averages"]), factored)
 
 
 @functools.lru_cache(maxsize=1 << 14)

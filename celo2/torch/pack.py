@@ -47,8 +47,8 @@ def unpack(packed: MatrixBatch, stack: Sequence[MatrixBatch]) -> None:
 
 def _written(batch: MatrixBatch) -> list[Tensor]:
     """Return the tensors that a step overwrites; the gradient is not among them."""
-    momentum, second_moment, factored = batch.accumulators
-    return [batch.p, momentum, second_moment, *factored]
+    averages, factored = batch.accumulators
+    return [batch.p, averages, *factored]
 
 
 def _merge(batch: MatrixBatch) -> MatrixBatch:
@@ -61,7 +61,7 @@ def _merge(batch: MatrixBatch) -> MatrixBatch:
         x = x.flatten(-rows - columns, -1 - columns) if rows > 1 else x
         return x.flatten(-columns) if columns > 1 else x
 
-    momentum, second_moment, factored = batch.accumulators
+    averages, factored = batch.accumulators
     # Factored moments have the axes of one side: R becomes (k, ..., a, 1), C and D (k, ..., 1, b).
     # They are a + b numbers per decay and matrix, so a copy of them would cost nothing either.
     *along_b, along_a = factored
@@ -69,7 +69,7 @@ def _merge(batch: MatrixBatch) -> MatrixBatch:
     for r in along_b:
         sides.append(r.flatten(-rows)[..., None])
     sides.append(along_a.flatten(-columns)[..., None, :])
-    accumulators = Accumulators(merge(momentum), merge(second_moment), tuple(sides))
+    accumulators = Accumulators(merge(averages), tuple(sides))
     return batch._replace(accumulators=accumulators, g=merge(batch.g), p=merge(batch.p))
 
 
@@ -94,14 +94,12 @@ def _stack(batches: Sequence[MatrixBatch]) -> MatrixBatch:
     # Field by field what the batches hold. Learning rate and weight decay are the same objects
     # in all of them (see `stack_key`); the flags and the step may differ, so each has its own.
     *_, accumulators, g, p, inputs = zip(*batches, strict=True)
-    momentum, second_moment, factored = zip(*accumulators, strict=True)
+    averages, factored = zip(*accumulators, strict=True)
     finite, active, step, *_ = zip(*inputs, strict=True)
     sides = map(stack, zip(*factored, strict=True))
     return first._replace(
         window=first.window._replace(batch=(len(batches) * count,)),
-        accumulators=Accumulators(
-            stack(momentum, transposed), stack(second_moment, transposed), tuple(sides)
-        ),
+        accumulators=Accumulators(stack(averages, transposed), tuple(sides)),
         g=stack(g, transposed),
         p=stack(p, transposed),
         inputs=first.inputs._replace(
@@ -125,7 +123,7 @@ def _dense(batch: MatrixBatch) -> MatrixBatch:
         x = x if x.stride(-1) == 1 and x.stride(-2) == x.shape[-1] else x.contiguous()
         return x.mT if transposed else x
 
-    momentum, second_moment, factored = batch.accumulators
+    averages, factored = batch.accumulators
     p = dense(batch.p)
     shape = (len(p), 1, 1) if batch_axes else ()
 
@@ -141,9 +139,7 @@ def _dense(batch: MatrixBatch) -> MatrixBatch:
     finite, active, step, *numbers = batch.inputs
     return batch._replace(
         window=batch.window._replace(batch=shape[:1]),
-        accumulators=Accumulators(
-            dense(momentum), dense(second_moment), tuple(map(side, factored))
-        ),
+        accumulators=Accumulators(dense(averages), tuple(map(side, factored))),
         g=dense(batch.g),
         p=p,
         inputs=type(batch.inputs)(number(finite), number(active), number(step), *numbers),

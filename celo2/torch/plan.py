@@ -185,7 +185,7 @@ class Planner:
         orthogonalized = group["orthogonalize"] and not layout.view.is_vector
         precision = group["newton_schulz_dtype"] if orthogonalized else None
         kappa = group["guard"]
-        key = working_dtype(p, accumulators.momentum), p.device, fused, precision, kappa
+        key = working_dtype(p, accumulators.averages), p.device, fused, precision, kappa
         # Theta is copied to each device once, a few kilobytes, and kept for all later steps.
         if key not in self._rules:
             weights = [torch.tensor(x, dtype=key[0], device=p.device) for x in self._theta.weights]
@@ -246,7 +246,7 @@ def is_small(batch: MatrixBatch, limits: Limits) -> bool:
 
 def stack_key(batch: MatrixBatch) -> Hashable:
     """Return what matrices of a stack have in common; rules and numbers are the same objects."""
-    tensors = batch.p, batch.g, batch.accumulators.momentum
+    tensors = batch.p, batch.g, batch.accumulators.averages
     # By the order of strides, matrices that are stored transposed lie in stacks of their own.
     order = sorted(range(batch.p.ndim), key=lambda axis: -batch.p.stride(axis))
     shape = batch.window, len(batch.accumulators.factored), tuple(order), batch.p.device
@@ -283,11 +283,11 @@ def chunks(batch: MatrixBatch) -> Iterator[MatrixBatch]:
             continue
         # Indexing by slices and integers makes views, so the state is still written in place.
         factored = tuple(f[:, *here] for f in accumulators.factored)
-        momentum, second_moment = accumulators.momentum[:, *here], accumulators.second_moment[here]
-        rest = momentum.shape[1 : 1 + batch.matrices - (batch.p.ndim - second_moment.ndim)]
+        averages = accumulators.averages[:, *here]
+        rest = averages.shape[1 : batch.matrices - batch.p.ndim + averages.ndim]
         yield batch._replace(
             window=batch.window._replace(batch=tuple(rest)),
-            accumulators=Accumulators(momentum, second_moment, factored),
+            accumulators=Accumulators(averages, factored),
             g=batch.g[here],
             p=batch.p[here],
             inputs=batch.inputs._replace(active=active[here] if active.ndim else active),

@@ -68,10 +68,10 @@ class Celo2Reference(Optimizer):
         wide_g, wide_p = g.to(dtype), p.to(dtype)
         views = matrix_views(p.shape, group["axes"])
         if not self.state[p]:
-            momentum = torch.stack([torch.zeros_like(wide_p) for _ in spec.momentum_decays])
+            averages = torch.stack([torch.zeros_like(wide_p)] * rule.average_count(spec))
             sides = moment_shapes(spec, views, wide_p, torch)
             moments = (torch.zeros(shape, dtype=dtype) for shape in sides)
-            self.state[p] = ParameterState(momentum, torch.zeros_like(wide_p), *moments)._asdict()
+            self.state[p] = ParameterState(averages, *moments)._asdict()
         steps, new = [], []
         for view, old in zip(
             views, unpack(torch, views, ParameterState(**self.state[p])), strict=True

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from celo2.errors import InputError
 from celo2.parameters.routing import ADAMW
 from celo2.parameters.state import ParameterState, moment_shapes
-from celo2.rule import Spec
+from celo2.rule import Spec, average_count
 from celo2.theta import Theta
 from celo2.torch import adamw, distributed
 from celo2.torch.param_groups import parts
@@ -34,8 +34,7 @@ def fresh_state(spec: Spec, p: Tensor, group: dict[str, Any]) -> dict[str, Tenso
         per_side = {"dtype": torch.promote_types(per_entry, torch.float32), "device": p.device}
         rows, columns = _sides(spec, p, group)
         statistics = ParameterState(
-            momentum=distributed.zeros(p, per_entry, copies=len(spec.momentum_decays)),
-            second_moment=distributed.zeros(p, per_entry),
+            averages=distributed.zeros(p, per_entry, average_count(spec)),
             row_moments=torch.zeros(rows, **per_side),
             column_moments=torch.zeros(columns, **per_side),
         )
@@ -79,8 +78,8 @@ def _shapes(spec: Spec, p: Tensor, group: dict[str, Any]) -> dict[str, tuple[int
     if group["rule"] == ADAMW:
         return {"exp_avg": shape, "exp_avg_sq": shape}
     rows, columns = _sides(spec, p, group)
-    momentum = (len(spec.momentum_decays), *shape)
-    return ParameterState(momentum, shape, tuple(rows), tuple(columns))._asdict()
+    averages = average_count(spec), *shape
+    return ParameterState(averages, tuple(rows), tuple(columns))._asdict()
 
 
 def _sides(spec: Spec, p: Tensor, group: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -101,7 +101,7 @@ def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
     transposed = is_transposed(batch.p)
     entries = _entries(batch, transposed)
 
-    # 1. Momenta and second moment advance in place. Sums of local elements are placed in the full
+    # 1. Momenta and V advance in place. Sums of local elements are placed in the full
     # matrices, since another rank may hold other rows of the same columns.
     sums = kernels.accumulate(spec, entries, _noise(batch, transposed))
     along_b, along_a = sums.by_row, sums.by_column
@@ -137,13 +137,12 @@ def direction(batch: MatrixBatch) -> Generator[Sums, Sums, Result]:
 
 def _entries(batch: MatrixBatch, transposed: bool) -> Entries:
     """Return the elements as kernels see them, in memory order."""
-    momentum, second_moment, _ = batch.accumulators
-    arrays = *momentum.unbind(), second_moment, batch.g, batch.p
+    arrays = *batch.accumulators.averages.unbind(), batch.g, batch.p
     if transposed:
         # `mT` is a view: state and parameter are written through it.
         arrays = tuple(x.mT for x in arrays)
-    *m, v, g, p = arrays
-    return Entries(m, v, g, p, batch.window.take(batch.inputs.active))
+    *averages, g, p = arrays
+    return Entries(averages, g, p, batch.window.take(batch.inputs.active))
 
 
 def _folded(
@@ -191,13 +190,13 @@ def _sides(window: Window, arrays: Sequence[Tensor], transposed: bool) -> Sides:
 
 def _noise(batch: MatrixBatch, transposed: bool) -> Noise | None:
     """Return the random bits of state in bfloat16, by the position of elements in full matrices."""
-    momentum, window = batch.accumulators.momentum, batch.window
-    if momentum.dtype != torch.bfloat16:
+    averages, window = batch.accumulators.averages, batch.window
+    if averages.dtype != torch.bfloat16:
         return None
     # One counter per row and per column; the kernel hashes them into bits per element, so that no
     # array of random numbers of the size of the matrix is made or read.
-    rows = torch.arange(window.a, dtype=torch.int32, device=momentum.device)
-    columns = torch.arange(window.b, dtype=torch.int32, device=momentum.device)
+    rows = torch.arange(window.a, dtype=torch.int32, device=averages.device)
+    columns = torch.arange(window.b, dtype=torch.int32, device=averages.device)
     if window.divides_matrices:
         # The bits of an element are the same on whichever rank it lies.
         alone = window._replace(batch=())

@@ -61,7 +61,7 @@ def test_bfloat16_leaves_have_the_cosine_to_their_momentum():
     found, state = updates(
         scale_by_celo2(THETA, guard=KAPPA), w, grads, lambda x: jnp.asarray(x, jnp.bfloat16)
     )
-    m = np.asarray(state.momentum[0])
+    m = np.asarray(state.averages[0])
     cosine = np.sum(found[-1] * m) / np.linalg.norm(found[-1]) / np.linalg.norm(m)
     assert int(state.pushed) > 0
     assert cosine > KAPPA - 5e-3

@@ -61,7 +61,7 @@ def test_every_layout_gives_the_numbers_of_one_device(kind):
         assert params[name].sharding.is_equivalent_to(NamedSharding(mesh, lies), w.ndim), name
         if kind == "explicit":
             momentum = NamedSharding(mesh, P(None, *lies))
-            assert state[0].momentum[name].sharding.is_equivalent_to(momentum, w.ndim + 1), name
+            assert state[0].averages[name].sharding.is_equivalent_to(momentum, w.ndim + 1), name
 
 
 def test_muon_of_optax_fails_on_an_explicit_mesh():

@@ -277,7 +277,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_but_the_others(bad):
     updates, after = update(spoiled, state, params)
     assert not updates["hurt"].any()
     assert updates["well"].all()
-    for new, old in zip(after[:4], state[:4], strict=True):
+    for new, old in zip(after[:3], state[:3], strict=True):
         np.testing.assert_array_equal(new["hurt"], old["hurt"])
     assert int(after.skipped) == 1
 
@@ -337,7 +337,7 @@ def test_a_matrix_without_gradient_stays_with_its_statistics():
     once, after_one = train(skipping, w, idle[:1])
     both, _ = train(skipping, w, grads)
     np.testing.assert_array_equal(p[1], once[1])
-    np.testing.assert_array_equal(state[0].momentum[:, 1], after_one[0].momentum[:, 1])
+    np.testing.assert_array_equal(state[0].averages[:, 1], after_one[0].averages[:, 1])
     np.testing.assert_array_equal(p[0], both[0])
     after_three, after_two = (train(moving, w, idle[:steps])[0] for steps in (3, 2))
     step = np.asarray(after_three[1] - after_two[1])

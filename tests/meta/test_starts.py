@@ -14,7 +14,7 @@ def test_the_handcrafted_start_is_muons_direction(gradient):
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal((2, 4, 6))
     step, accumulators = rule.update(np, Spec(), theta, rule.init(np, Spec(), p), g, p, None)
-    m = accumulators.momentum[0]
+    m = accumulators.averages[0]
     expected = m / np.sqrt(np.mean(m**2)) + gradient * g / np.sqrt(np.mean(g**2))
     np.testing.assert_allclose(step, expected / np.sqrt(np.mean(expected**2)), rtol=1e-4)
 

@@ -57,9 +57,8 @@ def test_state_packs_and_unpacks(parameter):
     shape, axes = parameter
     rng = np.random.default_rng(0)
     parts = matrix_views(shape, axes)
-    second_moment = rng.random(shape)
-    moments = (rng.random(length) for length in moment_shapes(Spec(), parts, second_moment, np))
-    state = ParameterState(rng.random((3, *shape)), second_moment, *moments)
+    moments = (rng.random(length) for length in moment_shapes(Spec(), parts, rng.random(shape), np))
+    state = ParameterState(rng.random((4, *shape)), *moments)
     again = pack(np, parts, list(unpack(np, parts, state)))
     for ours, theirs in zip(again, state, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -124,7 +124,7 @@ def test_every_theta_gives_updates_at_the_angle(seed, kappa, theta, exponent):
         u, accumulators, _ = rule.guarded_update(
             np, SPEC, theta.weights, accumulators, g, w, orthogonalize, kappa
         )
-        m = accumulators.momentum[0].astype(np.float64)
+        m = accumulators.averages[0].astype(np.float64)
         assert cosine(u, m) > kappa - 1e-4
         np.testing.assert_allclose(np.sqrt(np.mean(u * u)), 1, rtol=0.3)
 
@@ -168,7 +168,7 @@ def test_matrices_are_guarded_each_by_itself():
     assert acted.ravel().tolist() == [True, False, False]
     assert u[0].any()
     assert not u[1:].any()
-    assert not new.momentum[:, 2].any()
+    assert not new.averages[:, 2].any()
     alone, _, _ = rule.guarded_update(
         np, SPEC, theta.weights, rule.init(np, SPEC, w[0]), grads[0, 0], w[0], None, 0.9
     )

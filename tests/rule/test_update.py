@@ -99,7 +99,7 @@ def test_hand_computed_step():
     accumulators = rule.init(np, SPEC, g)
     u, new = rule.update(np, SPEC, weights, accumulators, g, np.zeros((2, 2)), None)
     np.testing.assert_allclose(u, np.array([[3.0, 0.0], [4.0, 0.0]]) / 2.5, rtol=1e-6)
-    np.testing.assert_allclose(new.momentum[:, 0, 0], [0.3, 0.03, 0.003])
+    np.testing.assert_allclose(new.averages[:3, 0, 0], [0.3, 0.03, 0.003])
     np.testing.assert_allclose(new.factored[0][0, :, 0], [0.1 * 5, 0.1 * 8])
 
 

@@ -39,7 +39,7 @@ def test_zero_learning_rate_and_zero_gradient_change_nothing():
     optimizer.step()
     assert same(model, before)
     assert not any(
-        optimizer.state[p]["momentum"].any() for p in optimizer.param_groups[0]["params"]
+        optimizer.state[p]["averages"].any() for p in optimizer.param_groups[0]["params"]
     )
 
 

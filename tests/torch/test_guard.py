@@ -88,7 +88,7 @@ def test_state_in_bfloat16():
         p.data.zero_()
         p.grad = torch.from_numpy(g).bfloat16()
         optimizer.step()
-        m = optimizer.state[p]["momentum"][0].float()
+        m = optimizer.state[p]["averages"][0].float()
         cosine = torch.nn.functional.cosine_similarity(-p.float().flatten(), m.flatten(), 0)
         assert cosine > KAPPA - 5e-3
     assert optimizer.guard_rate() > 0

@@ -206,7 +206,7 @@ def test_torchtitan_container(run_main):
             if isinstance(value, torch.Tensor)
             else value == saved[key]
         ), key
-    assert saved["state.1.weight.momentum"].abs().max() > 0
+    assert saved["state.1.weight.averages"].abs().max() > 0
 
 
 def test_timm_with_total_steps():

@@ -44,11 +44,11 @@ def test_loaded_state_is_not_shared_with_the_checkpoint():
     checkpoint = optimizer.state_dict()
     twin = Celo2(copy.deepcopy(model), lr=1e-3, theta=THETA)
     twin.load_state_dict(checkpoint)
-    kept = checkpoint["state"][0]["momentum"].clone()
+    kept = checkpoint["state"][0]["averages"].clone()
     for p in twin.param_groups[0]["params"]:
         p.grad = torch.ones_like(p)
     twin.step()
-    assert torch.equal(checkpoint["state"][0]["momentum"], kept)
+    assert torch.equal(checkpoint["state"][0]["averages"], kept)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -57,8 +57,8 @@ def test_state_dtype(dtype):
     optimizer = Celo2(model, lr=1e-3, theta=THETA, state_dtype=dtype)
     train(model, optimizer, 2)
     state = optimizer.state[model[2].weight]
-    assert state["momentum"].dtype == state["second_moment"].dtype == dtype
-    assert state["momentum"].shape == (3, 16, 24)
+    assert state["averages"].dtype == dtype
+    assert state["averages"].shape == (4, 16, 24)
     assert state["row_moments"].dtype == torch.promote_types(dtype, torch.float32)
 
 
@@ -141,7 +141,7 @@ def test_hooks_of_the_user_may_rewrite_the_state_that_is_loaded():
 
     other.register_load_state_dict_pre_hook(swap)
     other.load_state_dict(optimizer.state_dict())
-    assert torch.equal(other.state[a]["momentum"], optimizer.state[a]["momentum"])
+    assert torch.equal(other.state[a]["averages"], optimizer.state[a]["averages"])
 
 
 def test_state_of_another_optimizer_is_refused():
@@ -174,7 +174,7 @@ def test_state_of_other_shapes_is_refused_by_the_name_of_its_parameter():
     for p in wide.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
-    message = r"the state 'momentum' of 0\.weight should have shape \(3, 6, 4\) and has \(3, 8, 4\)"
+    message = r"the state 'averages' of 0\.weight should have shape \(4, 6, 4\) and has \(4, 8, 4\)"
     with pytest.raises(InputError, match=message):
         other.load_state_dict(optimizer.state_dict())
 
@@ -200,14 +200,12 @@ def test_bfloat16_state_is_half_the_size_and_right_on_average():
     for _ in range(40):
         p.grad = torch.full_like(p, 0.3)
         optimizer.step()
-    state = optimizer.state[p]
-    entries = [state[key] for key in ("momentum", "second_moment")]
-    assert sum(x.numel() * x.element_size() for x in entries) == 8 * p.numel()
-    for mean, beta in zip(state["momentum"].float().mean((1, 2)), (0.9, 0.99, 0.999), strict=True):
-        assert mean.item() == pytest.approx(0.3 * (1 - beta**40), rel=2e-3)
-    assert state["second_moment"].float().mean().item() == pytest.approx(
-        0.09 * (1 - 0.95**40), rel=2e-3
-    )
+    averages = optimizer.state[p]["averages"]
+    assert averages.numel() * averages.element_size() == 8 * p.numel()
+    *momenta, second_moment = averages.float().mean((1, 2)).tolist()
+    for mean, beta in zip(momenta, (0.9, 0.99, 0.999), strict=True):
+        assert mean == pytest.approx(0.3 * (1 - beta**40), rel=2e-3)
+    assert second_moment == pytest.approx(0.09 * (1 - 0.95**40), rel=2e-3)
     nearest = torch.tensor(0.0, dtype=torch.bfloat16)
     for _ in range(2000):
         nearest = (0.999 * nearest.float() + 0.001 * 0.3).bfloat16()
@@ -226,7 +224,7 @@ def test_bfloat16_state_of_a_vector_is_right_on_average():
     for _ in range(40):
         p.grad = torch.full_like(p, 0.3)
         optimizer.step()
-    assert optimizer.state[p]["momentum"][2].float().mean().item() == pytest.approx(
+    assert optimizer.state[p]["averages"][2].float().mean().item() == pytest.approx(
         0.3 * (1 - 0.999**40), rel=1e-2
     )
 

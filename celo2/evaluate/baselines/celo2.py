@@ -69,5 +69,5 @@ def _build_total_steps(
 
 def _report(state: Any) -> dict[str, Any]:
     """Return how many updates the guard has pushed, and how many leaves the rule updates."""
-    leaves = jax.tree.leaves(optax.tree.get(state, "second_moment"))
+    leaves = jax.tree.leaves(optax.tree.get(state, "averages"))
     return {"pushed": optax.tree.get(state, "pushed"), "leaves": len(leaves)}

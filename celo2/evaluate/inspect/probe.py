@@ -64,7 +64,11 @@ def probe(
 ) -> Probe:
     """Measure the update of a matrix (..., a, b); the running statistics are the new ones."""
     _, update, active = directions(spec, theta, accumulators, g, p)
-    m, v = accumulators.momentum, accumulators.second_moment
+    m, v = rule.split_averages(spec, accumulators.averages)
+    if v is None:
+        # The rule keeps none; of its factored moments, Adafactor's estimate stands in.
+        rows, columns = (side[0] for side in accumulators.factored)
+        v = rows * columns / jnp.mean(rows, -2, keepdims=True)
     adam = m[0] / (jnp.sqrt(v) + spec.second_moment_epsilon)
     compared = [rule.orthogonalize(jnp, spec, m[0]), adam, m[0], g]
     cosines = [jnp.mean(cosine(update, direction)) for direction in compared]
