@@ -140,8 +140,7 @@ def direction(
         others = _separate(entries.factored_channels(spec, here))
         sides = [_rows(side, i, rows) for side in hidden]
         channels = rule.in_order(spec, plain, others)
-        part = rule.entrywise_direction(jnp, theta, layer, sides, channels)
-        return put(d, part, {-2: (i, rows)})
+        return put(d, rule.entrywise_direction(jnp, theta, layer, sides, channels), {-2: (i, rows)})
 
     d = over_tiles(m // rows, one_tile, jnp.zeros(batch.shape, batch.factored[0].dtype))
     moves = batch.active & (sums.magnitude > 0)
