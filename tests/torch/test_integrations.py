@@ -221,3 +221,56 @@ def test_timm_with_total_steps():
     kinds = {group["kind"] for group in optimizer.param_groups}
     assert kinds == {"hidden", "embedding", "head", "vector"}
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"
+)  # Lightning's own call
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # advice on the DataLoader
+def test_lightning_with_total_steps():
+    """No scheduler: the optimizer follows its plan."""
+    example = importlib.import_module("examples.lightning_module")
+
+    class Planned(example.Classifier):
+        def configure_optimizers(self):
+            return example.Celo2(self, total_steps=8)
+
+    classifier = Planned()
+    images, labels = torch.randn(64, 3, 8, 8), torch.randint(4, (64,))
+    data = torch.utils.data.TensorDataset(images, labels)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = example.lightning.Trainer(
+        accelerator="cpu", max_epochs=3, enable_checkpointing=False, **quiet
+    )
+    trainer.fit(classifier, torch.utils.data.DataLoader(data, batch_size=32))
+    optimizer = classifier.optimizers().optimizer
+    assert taken_by(optimizer) == 6
+    assert optimizer.param_groups[0]["lr"] == planned(optimizer, 5)
+
+
+def test_accelerate_with_total_steps_counts_updates():
+    """Of two accumulated batches each; `prepare` gets no scheduler."""
+    example = importlib.import_module("examples.accelerate_loop")
+    accelerator = example.Accelerator(gradient_accumulation_steps=2, cpu=True)
+    model, tokens = example.tagger(), torch.randint(64, (16, 4))
+    optimizer = example.Celo2(model, total_steps=8)
+    model, prepared = accelerator.prepare(model, optimizer)
+    for _ in range(6):
+        with accelerator.accumulate(model):
+            accelerator.backward(model(tokens).square().mean())
+            prepared.step()
+            prepared.zero_grad()
+    assert taken_by(optimizer) == 3
+    assert optimizer.param_groups[0]["lr"] == planned(optimizer, 2)
+
+
+def taken_by(optimizer):
+    """Steps that a parameter under AdamW has taken."""
+    adamw = next(group for group in optimizer.param_groups if group["rule"] == "adamw")
+    return int(optimizer.state[adamw["params"][0]]["step"])
+
+
+def planned(optimizer, step):
+    """The learning rate of a step of the plan."""
+    plan = optimizer.plan()
+    return pytest.approx(plan.learning_rates["hidden"][plan.steps.index(step)])
