@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from celo2 import Theta
+from celo2 import Theta, load_theta
 from celo2.jax import scale_by_celo2
 from celo2.rule import LEAN, Spec, Weights, channel_names
 from celo2.torch import Celo2
@@ -103,9 +103,21 @@ def test_bfloat16_state_has_4_bytes_per_parameter_and_the_same_bits_in_both():
 
 def test_a_lean_theta_is_saved_and_loaded(tmp_path):
     LEAN_THETA.save(tmp_path / "lean.safetensors")
-    from celo2 import load_theta
-
     again = load_theta(tmp_path / "lean.safetensors")
     assert again.spec == SPEC
     assert isinstance(again.weights, Weights)
     assert again.identity == LEAN_THETA.identity
+
+
+def test_the_shipped_one_has_half_the_state_and_the_policy_of_celo2():
+    lean, full = load_theta("celo2-lean"), load_theta("celo2")
+    assert lean.spec == LEAN
+    assert lean.policy == full.policy
+    model = torch.nn.Linear(64, 64, bias=False)
+    sizes = []
+    for theta in (lean, full):
+        optimizer = Celo2([{"params": [model.weight], "rule": "celo2"}], lr=1e-3, theta=theta)
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+        sizes.append(optimizer.state[model.weight]["averages"].numel())
+    assert sizes == [2 * 64 * 64, 4 * 64 * 64]

@@ -29,6 +29,7 @@ OptimizerName = Literal[
     "muon-float32",
     "celo2",
     "celo2-bf16",
+    "celo2-lean",
     "celo2-base",
     "celo2-eager",
     "naive",

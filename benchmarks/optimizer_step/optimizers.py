@@ -58,6 +58,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], list[Optimizer]]] = {
     "celo2-bf16": partial(
         celo2_, compile=True, state_dtype=torch.bfloat16, newton_schulz_dtype=torch.bfloat16
     ),
+    "celo2-lean": partial(celo2_, compile=True, theta="celo2-lean"),
     "celo2-base": partial(celo2_, compile=True, theta="celo2-base"),
     "celo2-eager": partial(celo2_, compile=False),
     "naive": naive,

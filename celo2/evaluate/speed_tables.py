@@ -15,6 +15,7 @@ SHOWN = {
     "muon-float32": "Muon, Newton-Schulz in float32",
     "celo2": "Celo2, compiled",
     "celo2-bf16": "Celo2, compiled, state and Newton-Schulz in bfloat16",
+    "celo2-lean": "Celo2-lean, compiled",
     "celo2-base": "Celo2-base, compiled",
     "celo2-eager": "Celo2, eager",
 }

@@ -48,6 +48,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "prodigy": Optimizer("Prodigy", lambda: PRODIGY),
     "lion": Optimizer("Lion", lambda: LION),
     "sgd": Optimizer("SGD with momentum", lambda: SGD),
+    "celo2-lean": Optimizer("Celo2-lean", lambda: celo2(load_theta("celo2-lean"))),
     "celo2-base": Optimizer("Celo2-base", lambda: celo2(load_theta("celo2-base"))),
     "celo2-total-steps": Optimizer(
         "Celo2, nothing tuned", lambda: celo2_total_steps(load_theta("celo2"))
