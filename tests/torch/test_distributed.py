@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+from tests.ranks import run_ranks
 from tests.torch.distributed_worker import (
     VARIANTS,
     Model,
@@ -17,7 +18,6 @@ from tests.torch.distributed_worker import (
     steps,
     whole,
 )
-from tests.torch.ranks import run_ranks
 
 pytestmark = [
     pytest.mark.distributed,

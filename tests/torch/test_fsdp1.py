@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.torch.ranks import run_ranks
+from tests.ranks import run_ranks
 
 
 @pytest.mark.distributed

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
-def run_ranks(size, *arguments, timeout):
+def run_ranks(size, *arguments, timeout, **variables):
     """Run Python with these arguments in `size` processes, all of which have to exit with 0.
 
-    No process outlives the call, whichever of them fails or hangs.
+    `variables` are added to their environment. No process outlives the call, whichever of them
+    fails or hangs.
     """
     environment = {
         **os.environ,
@@ -21,6 +22,7 @@ def run_ranks(size, *arguments, timeout):
         "OMP_NUM_THREADS": "1",
         "PYTHONFAULTHANDLER": "1",
         "PYTHONPATH": str(ROOT),
+        **variables,
     }
     command = [sys.executable, *map(str, arguments)]
     processes = []
