@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from celo2 import rule
 from celo2.meta import inner
+from celo2.meta.adam import ADAMS
 from celo2.parameters.views import MatrixAxes, matrix_views
 from celo2.rule import Accumulators, Weights
 from celo2.tasks.mlp import ImageMLP
@@ -67,7 +68,7 @@ def naive_unroll(
         for name, p in params.items():
             old, g = statistics[name], grads[name]
             if p.ndim < 2:
-                update, new_statistics[name] = inner.adam_update(old, g)
+                update, new_statistics[name] = ADAMS[LOOP.adam].update(g, old)
                 update = LOOP.adamw_lr_multiplier * update
             else:
                 (view,) = matrix_views(p.shape, MatrixAxes())

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from celo2.errors import InputError
-from celo2.jax.leaf import as_float
+from celo2.jax.adam import scale_by_adam
 from celo2.jax.learning_rates import LearningRates, resolve, scale_by_initial_weights
-from celo2.jax.routing import route
+from celo2.jax.routing import route, rules
 from celo2.jax.transform import Axes, scale_by_celo2
 from celo2.parameters.routing import ADAMW, CELO2, check_rule
 from celo2.theta import Theta, load_theta
@@ -91,9 +91,9 @@ def celo2(
         guard=guard,
         state_dtype=state_dtype,
     )
-    routed = partial(_routed, everywhere=everywhere)
+    routed = partial(rules, everywhere=everywhere)
     labels = _checked(routed if labels is None else labels)
-    adam = _skip_not_finite(optax.scale_by_adam(b1, b2, eps))
+    adam = scale_by_adam(b1, b2, eps)
     mask = _decaying if weight_decay_mask is None else weight_decay_mask
     updates = optax.partition(_transforms(learned, adam, learning_rates, mask), labels)
     if learning_rates.policy is None:
@@ -117,12 +117,6 @@ def _transforms(
         CELO2: _zero_where_not_finite(optax.chain(learned, *tail)),
         ADAMW: _zero_where_not_finite(optax.chain(adam, learning_rates.multiply, *tail)),
     }
-
-
-def _routed(params: Any, everywhere: bool) -> Any:
-    """Return the rule of each leaf by its name and shape."""
-    structure = jax.tree.structure(params)
-    return structure.unflatten([each.rule for each in route(params, everywhere)])
 
 
 def _decaying(params: Any) -> Any:
@@ -164,24 +158,3 @@ def _zero_where_not_finite(
         return jax.tree.map(zeroed, new, updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
-
-
-def _skip_not_finite(adam: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Run Adam in float32, and keep the moments of a leaf whose gradient is not finite.
-
-    Its bias correction counts the step all the same: optax keeps one count for all leaves.
-    """
-
-    def init(params: Any) -> Any:
-        return adam.init(jax.tree.map(as_float, params))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        result: tuple[Any, Any] = adam.update(jax.tree.map(as_float, updates), state, params)
-        steps, new = result
-        finite = jax.tree.map(lambda g: jnp.isfinite(g).all(), updates)
-        mu = jax.tree.map(jnp.where, finite, new.mu, state.mu)
-        nu = jax.tree.map(jnp.where, finite, new.nu, state.nu)
-        steps = jax.tree.map(lambda step, g: step.astype(jnp.asarray(g).dtype), steps, updates)
-        return steps, new._replace(mu=mu, nu=nu)
-
-    return optax.GradientTransformation(init, update)

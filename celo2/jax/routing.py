@@ -25,6 +25,12 @@ def route(params: Any, everywhere: bool = False) -> Routing:
     return Routing(routes)
 
 
+def rules(params: Any, everywhere: bool = False) -> Any:
+    """Return the tree of the rules of the leaves: what `route` decides."""
+    structure = jax.tree.structure(params)
+    return structure.unflatten([each.rule for each in route(params, everywhere)])
+
+
 def _dotted(path: Any) -> str:
     """Return a key path as a dotted name.
 

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from celo2 import rule
 from celo2.errors import InputError
 from celo2.jax.newton_schulz import orthogonalize
-from celo2.parameters.routing import ADAMW, by_names_and_shapes
-from celo2.parameters.views import MatrixAxes, matrix_views
+from celo2.jax.routing import rules
+from celo2.jax.transform import default_axes
+from celo2.meta.adam import ADAMS, Adam
+from celo2.parameters.routing import ADAMW
+from celo2.parameters.views import MatrixView, matrix_views
 from celo2.rule.spec import Spec
 from celo2.schedule import warmup_cosine
 from celo2.tasks.base import ModelState, Params, TaskFamily
-
-ADAM_DECAYS = (0.9, 0.95)
-ADAM_EPSILON = 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,9 @@ class InnerLoop:
     """Warm-up and cosine over the horizon, as users train, instead of a constant learning rate."""
     adamw_lr_multiplier: float = 20.0
     """Learning rate of Adam on vectors over that of the rule on matrices."""
+    adam: Adam = "published"
+    """The authors' Adam has no bias correction and its epsilon inside the root; that of the front
+    end, `celo2.jax.celo2`, is AdamW's."""
     horizon: tuple[int, int] = (100, 2000)
     """Inner steps of a trajectory; then it starts anew."""
     horizon_distribution: Literal["log-uniform", "uniform"] = "log-uniform"
@@ -54,20 +57,13 @@ class InnerLoop:
                 )
 
 
-class Adam(NamedTuple):
-    """Adam on a vector as the authors meta-train: no bias correction, epsilon inside the root."""
-
-    first: jax.Array
-    second: jax.Array
-
-
 class Trajectory(NamedTuple):
     """One network in training. It lives on across outer steps while theta changes."""
 
     task: Any
     params: Params
     model_state: ModelState
-    statistics: dict[str, rule.Accumulators | Adam]
+    statistics: dict[str, Any]
     step: jax.Array
     horizon: jax.Array
     learning_rate: jax.Array
@@ -91,7 +87,7 @@ def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
     task_key, params_key, horizon_key, learning_rate_key = jax.random.split(key, 4)
     task = family.sample(task_key)
     params, model_state = family.init(params_key, task)
-    statistics = _statistics(loop, params)
+    statistics = initial_statistics(loop, params)
     if loop.horizon_distribution == "uniform":
         horizon = jax.random.randint(horizon_key, (), loop.horizon[0], loop.horizon[1] + 1)
     else:
@@ -106,18 +102,24 @@ def _log_uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
     return jnp.exp(jax.random.uniform(key, (), minval=low, maxval=high))
 
 
-def _statistics(loop: InnerLoop, params: Params) -> dict[str, rule.Accumulators | Adam]:
-    """Initialize the statistics of each parameter, which is routed as for users of JAX."""
-    routes = by_names_and_shapes([(name, p.shape) for name, p in params.items()])
-    statistics: dict[str, rule.Accumulators | Adam] = {}
-    for (name, p), route in zip(params.items(), routes, strict=True):
-        if not loop.spec.everywhere and route.rule == ADAMW:
+def initial_statistics(loop: InnerLoop, params: Params) -> dict[str, Any]:
+    """Initialize the statistics of each parameter: `Accumulators` of the rule, or Adam's state."""
+    routes = rules(params, loop.spec.everywhere)
+    statistics: dict[str, Any] = {}
+    for name, p in params.items():
+        if routes[name] == ADAMW:
             # 8 bytes per element; under the rule it is 16, three momenta and V.
-            statistics[name] = Adam(jnp.zeros_like(p), jnp.zeros_like(p))
+            statistics[name] = ADAMS[loop.adam].init(p)
         else:
-            (part,) = matrix_views(p.shape, MatrixAxes())
+            part = _view(p)
             statistics[name] = rule.init(jnp, loop.spec, part.view(jnp, p), part.is_vector)
     return statistics
+
+
+def _view(p: jax.Array) -> MatrixView:
+    """Return how the rule reads a parameter: as it does for users."""
+    (part,) = matrix_views(p.shape, default_axes(p.shape))
+    return part
 
 
 def network_update(
@@ -127,11 +129,11 @@ def network_update(
     updates, new = {}, {}
     for name, p in params.items():
         old = statistics[name]
-        if isinstance(old, Adam):
-            update, new[name] = adam_update(old, grads[name])
+        if not isinstance(old, rule.Accumulators):
+            update, new[name] = ADAMS[loop.adam].update(grads[name], old)
             updates[name] = loop.adamw_lr_multiplier * update
         else:
-            (part,) = matrix_views(p.shape, MatrixAxes())
+            part = _view(p)
             is_orthogonal = loop.spec.newton_schulz and not part.is_vector
             newton_schulz = orthogonalize if is_orthogonal else None
             # Under jit the views are fused with what reads them; no transposed copy is stored.
@@ -150,9 +152,8 @@ def distance_to_muon(
     """
     spec, distances = loop.spec, []
     for name, p in params.items():
-        (part,) = matrix_views(p.shape, MatrixAxes())
-        new = statistics[name]
-        if isinstance(new, Adam) or part.is_vector:
+        part, new = _view(p), statistics[name]
+        if not isinstance(new, rule.Accumulators) or part.is_vector:
             continue
         (m, *_), (decay, *_) = new.averages, spec.momentum_decays
         nesterov = decay * m + (1 - decay) * part.view(jnp, grads[name])
@@ -162,13 +163,6 @@ def distance_to_muon(
         lengths = [jnp.sqrt(jnp.sum(x * x, (-2, -1)) + spec.normalize_epsilon) for x in (u, expert)]
         distances.append(1 - jnp.mean(jnp.sum(u * expert, (-2, -1)) / (lengths[0] * lengths[1])))
     return jnp.mean(jnp.stack(distances)) if distances else jnp.zeros(())
-
-
-def adam_update(old: Adam, g: jax.Array) -> tuple[jax.Array, Adam]:
-    """Return Adam's update of a vector, before the learning rate, and its new statistics."""
-    b1, b2 = ADAM_DECAYS
-    new = Adam(b1 * old.first + (1 - b1) * g, b2 * old.second + (1 - b2) * g * g)
-    return new.first / jnp.sqrt(new.second + ADAM_EPSILON), new
 
 
 def inner_step(

@@ -1,6 +1,7 @@
 """Protects the inner loop: it is the rule and Adam, from start to horizon."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from celo2 import InputError, Spec
+from celo2.jax import celo2
 from celo2.meta import inner
 from celo2.meta.starts import STARTS
 from celo2.meta.symmetry import project
-from tests.cases import REFERENCE, THETA
+from tests.cases import REFERENCE, THETA, draw
 from tests.meta.settings import FAMILY, LOOP
 from tests.oracle import oracle_steps
 
@@ -54,6 +56,24 @@ def test_the_inner_loop_is_the_rule_and_adam(orthogonalize):
             b = replay([x["b"] for x in grads], params["b"], False)
     np.testing.assert_allclose(after.params["w"], w, atol=1e-5)
     np.testing.assert_allclose(after.params["b"], b, atol=1e-5)
+
+
+def test_with_the_adam_of_the_front_end_all_updates_are_those_of_the_front_end():
+    shapes = {"conv": (3, 3, 4, 8), "w": (6, 10), "b": (10,), "embedding": (7, 6), "head": (10, 3)}
+    drawn = {name: draw(shape, 3, seed) for seed, (name, shape) in enumerate(shapes.items())}
+    params = {name: jnp.asarray(p) for name, (p, _) in drawn.items()}
+    loop = dataclasses.replace(LOOP, adam="front-end", adamw_lr_multiplier=5.0)
+    optimizer = celo2(1.0, adamw_lr_multiplier=5.0, theta=THETA)
+    statistics, state = inner.initial_statistics(loop, params), optimizer.init(params)
+    theta = jax.tree.map(jnp.asarray, THETA.weights)
+    inner_update = jax.jit(functools.partial(inner.network_update, loop, theta, params))
+    front_end_update = jax.jit(optimizer.update)
+    for step in range(3):
+        grads = {name: jnp.asarray(g[step]) for name, (_, g) in drawn.items()}
+        updates, statistics = inner_update(statistics, grads)
+        expected, state = front_end_update(grads, state, params)
+        for name in shapes:
+            np.testing.assert_allclose(updates[name], -expected[name], atol=2e-5, err_msg=name)
 
 
 def test_a_loss_that_is_not_a_number_is_the_ceiling_and_has_no_gradient():
