@@ -30,7 +30,7 @@ LEARNING_RATES = {"celo2": 4e-3, "celo2-base": 1e-3, "random": 4e-3}
 class Config:
     """Train under thetas, good and bad, with and without guards."""
 
-    problems: tuple[str, ...] = ("fashion-mlp", "cifar10-conv", "byte-lstm")
+    problems: tuple[str, ...] = tuple(VALIDATION)
     """Of the validation suite."""
     thetas: tuple[str, ...] = tuple(LEARNING_RATES)
     """Names of shipped thetas, or random."""
