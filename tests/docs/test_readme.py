@@ -59,6 +59,12 @@ def test_the_benchmark_is_told_as_its_table_counts():
     assert ("about as often behind tuned Muon" in README) == balanced
 
 
+def test_the_speed_up_without_tuning_is_that_of_the_benchmark():
+    page = (ROOT / "docs/benchmark.md").read_text().partition("table:benchmark-single")[2]
+    row = re.search(r"^\| Celo2, nothing tuned \| \d+ \| [^|]+ \| ([\d.]+) \(", page, re.MULTILINE)
+    assert f"1/{float(row[1]):.1f} of the steps" in README
+
+
 def test_it_stays_a_screen_and_a_half():
     prose = re.sub(r"(?s:```.*?```|<!--.*?-->)|(?m:^\|.*$)", "", README)
     assert 500 < len(prose.split()) < 750

@@ -54,7 +54,7 @@ def test_a_mark_without_a_table_and_a_folder_that_is_no_checkout_are_refused(tmp
 def test_a_table_without_a_row_says_so(tmp_path):
     """Tuned runs alone fill no table of sweeps."""
     lines = (ROOT / "records/benchmark/runs.jsonl").read_text().splitlines()
-    runs = [line for line in lines if '"diamonds-resnet"' in line and '"adamw"' in line]
+    runs = [line for line in lines if '"fashion-vae"' in line and '"adamw"' in line]
     folder = tmp_path / "records/benchmark"
     folder.mkdir(parents=True)
     (folder / "runs.jsonl").write_text("\n".join(runs) + "\n")
