@@ -13,7 +13,7 @@ from celo2.evaluate.inspect.response import responses
 from celo2.evaluate.inspect.run import watch
 from celo2.evaluate.suites import Problem
 from celo2.meta.starts import handcrafted
-from celo2.rule import Spec, Weights
+from celo2.rule import LEAN, Spec, Weights
 from tests.cases import draw
 from tests.families import Quadratic
 
@@ -46,6 +46,15 @@ def test_a_theta_that_is_a_handwritten_optimizer_has_cosine_one_to_it(
     found, _ = cosines(theta_of(feature, dataclasses.replace(BASE, newton_schulz=orthogonalized)))
     np.testing.assert_allclose(found.pop(direction), 1, atol=1e-4)
     assert max(found.values()) < 0.99
+
+
+def test_adam_of_a_rule_without_a_second_moment_has_that_of_its_factored_moments():
+    lean = dataclasses.replace(LEAN, newton_schulz=False)
+    found, _ = cosines(theta_of("M F", lean))
+    np.testing.assert_allclose(found.pop("Adam"), 1, atol=1e-4)
+    assert (
+        max(found.values()) < 0.995
+    )  # the momentum: rows and columns of these gradients are alike
 
 
 def test_momentum_cosines_and_active_units_of_one_that_is_the_momentum():
