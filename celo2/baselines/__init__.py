@@ -6,7 +6,16 @@ step: `update(grads, state, params, value=loss)`. This package needs jax and opt
 
 from celo2.baselines.celo import celo, celo_adam, celo_mlp
 from celo2.baselines.checkpoint import convert_checkpoint
-from celo2.baselines.theta import CeloWeights, VeloWeights, load_celo, load_velo
+from celo2.baselines.theta import (
+    CeloWeights,
+    VeloWeights,
+    identity,
+    load_celo,
+    load_velo,
+    random_celo,
+    random_velo,
+    save_weights,
+)
 from celo2.baselines.velo import velo
 
 __all__ = [
@@ -16,7 +25,11 @@ __all__ = [
     "celo_adam",
     "celo_mlp",
     "convert_checkpoint",
+    "identity",
     "load_celo",
     "load_velo",
+    "random_celo",
+    "random_velo",
+    "save_weights",
     "velo",
 ]

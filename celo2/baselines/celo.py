@@ -26,7 +26,8 @@ from celo2.baselines.transformation import check_num_steps, in_float32, scalar_l
 from celo2.errors import InputError
 
 CeloSource = str | os.PathLike[str] | CeloWeights
-"""Name of published weights ("celo", "celo-adam"), path of a checkpoint, or weights."""
+"""Name of weights that ship ("celo" and "celo-adam", published; "celo-small", meta-trained here),
+path of a checkpoint, or weights."""
 
 
 class SchedulerState(NamedTuple):

@@ -25,7 +25,7 @@ BANK_SCALE = 100.0
 """Factor of the mixed MLP with the published weights."""
 RANKS = 5
 VeloSource = str | os.PathLike[str] | VeloWeights
-"""Path of a checkpoint, or weights."""
+"""Name of weights that ship ("velo-small"), path of a checkpoint, or weights."""
 
 
 class VeloState(NamedTuple):
@@ -40,15 +40,17 @@ class VeloState(NamedTuple):
     """A tree like the parameters with `Accumulators` as leaves."""
 
 
-def velo(num_steps: int | jax.Array, theta: VeloSource) -> optax.GradientTransformationExtraArgs:
+def velo(
+    num_steps: int | jax.Array, theta: VeloSource = "velo-small"
+) -> optax.GradientTransformationExtraArgs:
     """Train with VeLO; there is no learning rate to set.
 
     Args:
         num_steps: planned number of steps. VeLO was meta-trained on up to 200,000; the authors'
             front end never lets the rule see more than 150,000 and averages gradients and losses
             over several calls instead.
-        theta: path of the published checkpoint or of its conversion to safetensors, or the numbers
-            themselves.
+        theta: path of the published checkpoint or of its conversion to safetensors, the numbers
+            themselves, or "velo-small", a small one that was meta-trained here in minutes.
 
     Returns:
         A transformation to be called as `update(grads, state, params, value=loss)`, with the

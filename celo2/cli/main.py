@@ -50,6 +50,7 @@ EXTRAS = {"train": "demo", "routing": "torch", "rl": "rl"}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one sentence on stderr and exit code 2."""
+    sys.path.insert(0, "")  # the user's own modules, as with python -m
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="celo2", args=arguments, description="The learned optimizer Celo2."
     )

@@ -24,9 +24,16 @@ if TYPE_CHECKING:
 class MetaTrain:
     """Meta-train a theta. Interrupt it at any time; the same command resumes."""
 
-    preset: str = "celo2"
+    preset: str | None = None
     """One of celo2, quick (a quarter of it), celo2-published-data, celo2-lean (a rule with half the
-    state), celo2-base, paper (PES, as published)."""
+    state), celo2-base, adapt (from the shipped theta, for --family), paper (PES, as published);
+    celo-mlp and then celo (the two phases of a small Celo), velo (a small VeLO). By default celo2,
+    with --family adapt."""
+    family: tuple[str, ...] = ()
+    """Your own task families as module:function, a function without arguments that returns one;
+    they take the place of the preset's."""
+    start: str | None = None
+    """Theta at first, instead of the preset's: the name of one that ships, or a file."""
     out: Path | None = None
     """Folder of checkpoint, metrics and theta.safetensors; by default runs/meta-PRESET."""
     seed: int = 0
@@ -56,15 +63,20 @@ class MetaTrain:
             raise InputError(
                 "--coordinator, --processes and --process go together; give all or none"
             )
-        out = self.out or Path("runs") / f"meta-{self.preset}"
-        config = self._config()
+        name = self.preset or ("adapt" if self.family else "celo2")
+        out = self.out or Path("runs") / f"meta-{name}"
+        config = self._config(name)
+        # Both come before anything that starts JAX's devices.
         use_cores(config.estimator.trajectories, processes=self.processes or 1)
         if self.coordinator is not None:
             jax.distributed.initialize(self.coordinator, self.processes, self.process)
             console.quiet = bool(self.process)  # the first one speaks
-        train_theta(self.preset, config, out, console, self.paths)
+        if self.family:
+            config = _with_ceiling(config)
+        train = train_theta if config.inner.learner == "rule" else train_baseline
+        train(name, config, out, console, self.paths)
 
-    def _config(self) -> MetaConfig:
+    def _config(self, name: str) -> MetaConfig:
         from celo2.meta.config import from_settings
         from celo2.meta.presets import preset
 
@@ -72,9 +84,11 @@ class MetaTrain:
             "seed": self.seed,
             "outer_steps": self.outer_steps,
             "estimator.trajectories": self.trajectories,
+            "start": self.start,
+            "families": self.family or None,
         }
         given = {name: value for name, value in changes.items() if value is not None}
-        return from_settings(given, preset(self.preset))
+        return from_settings(given, preset(name))
 
 
 def train_theta(
@@ -84,9 +98,9 @@ def train_theta(
     console: Console,
     paths: Mapping[str, Path] | None = None,
 ) -> Theta:
-    """Run or resume a configuration in `out` and write `out/theta.safetensors`, called `name`.
+    """Run or resume a configuration of the rule in `out`, and write `out/theta.safetensors`.
 
-    `paths` are folders of the user's own copies of data.
+    `name` is that of theta; `paths` are folders of the user's own copies of data.
 
     Raises:
         InputError: `out` holds a run of another configuration, data cannot be had, or the run is
@@ -95,22 +109,11 @@ def train_theta(
     import jax
 
     from celo2.meta.checkpoint import theta_of
-    from celo2.meta.families import task_families
-    from celo2.meta.outer import run
-    from celo2.tasks.registry import small_sets
     from celo2.theta import Theta, load_theta
 
-    sets = small_sets(config.tasks, config.seed, paths or {}, config.color)
-    families = task_families(config, sets)
-    devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}"
-    images = ", ".join(s.name for s in sets)
-    console.print(
-        f"meta-training {name}: {config.outer_steps} outer steps on {images}; {devices}; "
-        f"results in {out}"
-    )
-    _show(run(config, families, out), config.outer_steps, console)
+    provenance = _meta_train(name, config, out, console, paths or {})
     weights, seconds = theta_of(out)
-    theta = Theta(weights, config.inner.spec, name, _provenance(config, sets, seconds))
+    theta = Theta(weights, config.inner.spec, name, provenance | _minutes(seconds))
     path = out / "theta.safetensors"
     if path.exists() and load_theta(path).identity == theta.identity:
         theta = load_theta(path)  # its provenance is of when it was made
@@ -118,6 +121,62 @@ def train_theta(
         theta.save(path)
     console.print(f"theta {theta.identity} after {seconds / 60:.1f} minutes, in {path}")
     return theta
+
+
+def train_baseline(
+    name: str,
+    config: MetaConfig,
+    out: Path,
+    console: Console,
+    paths: Mapping[str, Path] | None = None,
+) -> None:
+    """Run or resume a configuration of Celo or VeLO, as `train_theta` does for the rule."""
+    import jax
+
+    from celo2.baselines import identity, save_weights
+    from celo2.meta.checkpoint import theta_of
+    from celo2.meta.starts import start
+
+    provenance = _meta_train(name, config, out, console, paths or {})
+    like = start(config.start, config.seed, config.inner)
+    weights, seconds = theta_of(out, like)
+    path = out / "theta.safetensors"
+    if jax.process_index() == 0:
+        save_weights(path, weights, {"name": name} | provenance | _minutes(seconds))
+    found = identity(weights)
+    console.print(f"theta {name}@{found} after {seconds / 60:.1f} minutes, in {path}")
+
+
+def _meta_train(
+    name: str, config: MetaConfig, out: Path, console: Console, paths: Mapping[str, Path]
+) -> dict[str, Any]:
+    """Run or resume a configuration in `out`; return what theta's file says of its making."""
+    import jax
+
+    from celo2.meta.families import is_own, task_families
+    from celo2.meta.outer import run
+    from celo2.tasks.registry import small_sets
+
+    own_alone = all(map(is_own, config.families))
+    sets = [] if own_alone else small_sets(config.tasks, config.seed, paths, config.color)
+    families = task_families(config, sets)
+    devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}"
+    trained_on = [name for name in config.families if is_own(name)] + [s.name for s in sets]
+    console.print(
+        f"meta-training {name}: {config.outer_steps} outer steps on {', '.join(trained_on)}; "
+        f"{devices}; results in {out}"
+    )
+    _show(run(config, families, out), config.outer_steps, console)
+    return _provenance(config, sets)
+
+
+def _with_ceiling(config: MetaConfig) -> MetaConfig:
+    """Return a configuration with the loss ceiling that suits the user's own families."""
+    from celo2.meta.config import from_settings
+    from celo2.meta.families import loss_ceiling, own
+
+    families = [own(path) for path in config.families]
+    return from_settings({"inner.loss_ceiling": loss_ceiling(families, config.seed)}, config)
 
 
 def _show(run: Iterator[Metrics], total: int, console: Console) -> None:
@@ -133,7 +192,11 @@ def _show(run: Iterator[Metrics], total: int, console: Console) -> None:
             update(completed=metrics.step + 1, description=f"meta-loss {mean:.3f}{skipped}")
 
 
-def _provenance(config: MetaConfig, sets: list[LabeledSet], seconds: float) -> dict[str, Any]:
+def _minutes(seconds: float) -> dict[str, float]:
+    return {"minutes": round(seconds / 60, 1)}
+
+
+def _provenance(config: MetaConfig, sets: list[LabeledSet]) -> dict[str, Any]:
     """Return what the theta file says of its making."""
     import jax
 
@@ -144,7 +207,6 @@ def _provenance(config: MetaConfig, sets: list[LabeledSet], seconds: float) -> d
     return {
         "config": to_settings(config),
         "data": {s.name: len(s.labels) for s in sets},
-        "minutes": round(seconds / 60, 1),
         "cores": cores(),
         "devices": jax.device_count(),
         "machine": platform.machine(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import sys
 from typing import Annotated, Any
 
 import tyro
@@ -39,7 +38,6 @@ def _model(path: str) -> Any:
         InputError: it cannot be imported or called, or returns something else.
     """
     module, _, name = path.partition(":")
-    sys.path.insert(0, "")  # the user's own modules, as with python -m
     try:
         model = getattr(importlib.import_module(module), name)()
     except Exception as error:  # whatever the user's code raises

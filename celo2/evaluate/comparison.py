@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -131,7 +132,9 @@ class Comparison:
             InputError: data that cannot be had, or tuned runs that are needed and not recorded.
         """
         parallel = joblib.Parallel(self.jobs, return_as="generator_unordered")
-        with _one_thread_each():
+        with _one_thread_each(), warnings.catch_warnings():
+            # Workers that have grown are replaced between units, and nothing is lost.
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
             done = parallel(joblib.delayed(_run)(unit, self.path) for unit in units)
             yield from cast("Iterator[tuple[Unit, Any]]", done)
 

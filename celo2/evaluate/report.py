@@ -68,6 +68,7 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "benchmark-costs": _of_the_benchmark(benchmark_tables.costs),
     "rl-returns": agents.recorded_table,
     "guard": guard_table.guard,
+    "guard-cost": speed_tables.guard_cost,
     "total-steps": total_steps_table.total_steps,
     "optimizer-step": speed_tables.optimizer_step,
     "optimizer-step-ratios": speed_tables.optimizer_step_ratios,

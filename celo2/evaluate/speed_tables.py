@@ -110,6 +110,17 @@ def jax_step(root: Path) -> Table:
     return Table((*header, "over Muon's", "state", "temporaries"), rows)
 
 
+def guard_cost(root: Path) -> Table:
+    """Return what the guard adds to a step, beside a second measurement without it."""
+    rows = []
+    for row in _load(root, "guard")["rows"]:
+        cells = (f"{row['milliseconds']:.0f} ms", f"{row['guard']:.3f}", f"{row['again']:.3f}")
+        rows.append((row["model"], row["rule"], *cells))
+    return Table(
+        ("hidden matrices of", "rule", "step without", "with it", "without it again"), rows
+    )
+
+
 def meta_speed(root: Path) -> Table:
     """Return inner steps per second of meta-training beside the naive baseline."""
     rows = []

@@ -20,6 +20,8 @@ from celo2.tasks.base import TaskFamily
 
 State = TypeVar("State")
 
+RULE = Weights(*Weights._fields)
+"""The structure of the rule's theta."""
 REMEDY = "delete its folder, or give another"
 
 
@@ -96,11 +98,15 @@ class Checkpoint:
             write(self._metrics, b"".join(lines[:step]))
 
 
-def theta_of(directory: Path) -> tuple[Weights, float]:
-    """Return theta and the seconds spent, as last saved by the run in `directory`."""
-    names = [f".theta.{name}" for name in Weights._fields]
+def theta_of(directory: Path, like: Any = RULE) -> tuple[Any, float]:
+    """Return theta and the seconds spent, as last saved by the run in `directory`.
+
+    `like` is a pytree of its structure, by default `celo2.rule.Weights`.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [f".theta{jax.tree_util.keystr(path)}" for path, _ in paths]
     *weights, seconds = _read(directory / "state.npz", [*names, "seconds"])
-    return Weights(*weights), float(seconds)
+    return structure.unflatten(weights), float(seconds)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -41,12 +41,14 @@ class MetaConfig:
     color: bool = False
     """Three channels instead of their mean, 192 inputs instead of 64."""
     families: tuple[str, ...] = ("mlp",)
-    """Networks on those images: see `celo2.tasks.registry`."""
+    """Networks on those images (see `celo2.tasks.registry`), or your own as module:function, a
+    function without arguments that returns a `TaskFamily`."""
     train_size: int | None = None
     """Images that a task trains on, a window of at most half of its set; None: all of them, and
     none is held out."""
-    start: Literal["random", "muon-0.3", "muon-1", "adam", "celo2"] = "random"
-    """Theta at first: see `celo2.meta.starts`; celo2 is the one that ships with this version."""
+    start: str = "random"
+    """Theta at first: random, muon-0.3, muon-1 or adam (see `celo2.meta.starts`), the name of a
+    theta that ships, or the path of a file."""
     odd: bool = False
     """Keep theta among the odd rules: see `celo2.meta.symmetry`."""
     seed: int = 0
@@ -71,11 +73,20 @@ class MetaConfig:
         ):
             if value < least:
                 raise InputError(f"{name} is {value}; give at least {least}")
+        if self.inner.learner != "rule" and (self.odd or self._imitates):
+            raise InputError(
+                f"odd and imitation are for the rule, and this run learns {self.inner.learner}; "
+                "leave them off"
+            )
         if self.outer_steps <= self.warmup:
             raise InputError(
                 f"outer_steps is {self.outer_steps}; "
                 f"give more than the {self.warmup} of the warm-up"
             )
+
+    @property
+    def _imitates(self) -> bool:
+        return isinstance(self.estimator, Unrolled) and any(self.estimator.imitation)
 
 
 ESTIMATORS = {kind.__name__: kind for kind in (Unrolled, PES, ES)}

@@ -1,8 +1,12 @@
-"""The augmented task families that a configuration trains theta on."""
+"""The augmented task families that a configuration trains theta on: small ones, or a user's own."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
 
 from celo2.data.images import LabeledSet
 from celo2.errors import InputError
@@ -14,14 +18,69 @@ from celo2.tasks.reparametrize import Reparametrize
 
 
 def task_families(config: MetaConfig, sets: Sequence[LabeledSet]) -> list[TaskFamily]:
-    """Make the families of a configuration on these image sets.
+    """Make the families of a configuration.
+
+    `sets` are the images of the small ones; with a user's own alone there need not be any.
 
     Raises:
-        InputError: the configuration names none, or an unknown one.
+        InputError: the configuration names none, or one that there is not.
     """
     if not config.families:
         raise InputError(f"families is empty; take some of {', '.join(SMALL)}")
     augmentation = config.augmentation
-    data = ImageSets.of(sets, train_size=config.train_size, rare_inputs=augmentation.rare_inputs)
-    families = [small_family(name, data) for name in config.families]
+    families = [own(name) for name in config.families if is_own(name)]
+    small = [name for name in config.families if not is_own(name)]
+    if small:
+        rare = augmentation.rare_inputs
+        data = ImageSets.of(sets, train_size=config.train_size, rare_inputs=rare)
+        families += [small_family(name, data) for name in small]
     return [Reparametrize(f, *augmentation.alpha, augmentation.granularity) for f in families]
+
+
+def is_own(name: str) -> bool:
+    """Return whether a name is that of a user's own family."""
+    return ":" in name
+
+
+def own(path: str) -> TaskFamily:
+    """Return a user's own family by module:function.
+
+    Raises:
+        InputError: it cannot be imported, or is not a family.
+    """
+    module, _, name = path.partition(":")
+    try:
+        family = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"family {path!r} cannot be imported ({error}); "
+            "give module:function, where Python finds the module"
+        ) from error
+    methods = ("sample", "init", "loss", "evaluate")
+    missing = [each for each in methods if not callable(getattr(family, each, None))]
+    if missing:
+        raise InputError(
+            f"{path} returned a {type(family).__name__} without {', '.join(missing)}; "
+            "return a celo2.tasks.base.TaskFamily"
+        )
+    return family
+
+
+def loss_ceiling(families: Sequence[TaskFamily], seed: int, draws: int = 8) -> float:
+    """Return 1.5 times the held-out loss of new networks, the highest mean of the families.
+
+    Of ten classes that is about 1.5 ln 10, as published; losses of other kinds have other sizes.
+    """
+
+    def first_loss(family: TaskFamily, key: jax.Array) -> jax.Array:
+        task_key, params_key, batch_key = jax.random.split(key, 3)
+        task = family.sample(task_key)
+        params, state = family.init(params_key, task)
+        return family.evaluate(params, state, task, batch_key)["loss"]
+
+    keys = jax.random.split(jax.random.key(seed), draws)
+    means = []
+    for family in families:
+        losses = jax.jit(jax.vmap(first_loss, (None, 0)))(family, keys)
+        means.append(float(jnp.mean(losses)))
+    return float(f"{1.5 * max(means):.4g}")

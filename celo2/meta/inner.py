@@ -8,14 +8,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from celo2 import rule
 from celo2.errors import InputError
-from celo2.jax.newton_schulz import orthogonalize
-from celo2.jax.routing import rules
-from celo2.jax.transform import default_axes
-from celo2.meta.adam import ADAMS, Adam
-from celo2.parameters.routing import ADAMW
-from celo2.parameters.views import MatrixView, matrix_views
+from celo2.meta.adam import Adam
+from celo2.meta.learners import Baseline, Learner, Name, Rule, Run, Weights
 from celo2.rule.spec import Spec
 from celo2.schedule import warmup_cosine
 from celo2.tasks.base import ModelState, Params, TaskFamily
@@ -25,7 +20,14 @@ from celo2.tasks.base import ModelState, Params, TaskFamily
 class InnerLoop:
     """How networks are trained during meta-training, static under jit; defaults are the paper's."""
 
+    learner: Name = "rule"
+    """What theta is of: Celo2's rule, the phases of Celo, or VeLO; see `celo2.meta.learners`."""
     spec: Spec = Spec()
+    """Of the rule."""
+    lstm_width: int = 32
+    """Of Celo's and VeLO's LSTM."""
+    mlps: int = 16
+    """MLPs in VeLO's bank."""
     learning_rate: tuple[float, float] = (1e-3, 1e-3)
     """Range of the peak learning rate, log-uniform, one draw per trajectory."""
     cosine: bool = False
@@ -56,6 +58,13 @@ class InnerLoop:
                     f"{name} is from {low} to {high}; give two numbers above 0, the lower one first"
                 )
 
+    @property
+    def optimizer(self) -> Learner:
+        """What updates the networks by theta."""
+        if self.learner == "rule":
+            return Rule(self.spec, self.adamw_lr_multiplier, self.adam)
+        return Baseline(self.learner, self.lstm_width, self.mlps)
+
 
 class Trajectory(NamedTuple):
     """One network in training. It lives on across outer steps while theta changes."""
@@ -63,7 +72,7 @@ class Trajectory(NamedTuple):
     task: Any
     params: Params
     model_state: ModelState
-    statistics: dict[str, Any]
+    statistics: Any
     step: jax.Array
     horizon: jax.Array
     learning_rate: jax.Array
@@ -87,7 +96,7 @@ def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
     task_key, params_key, horizon_key, learning_rate_key = jax.random.split(key, 4)
     task = family.sample(task_key)
     params, model_state = family.init(params_key, task)
-    statistics = initial_statistics(loop, params)
+    statistics = loop.optimizer.init(params)
     if loop.horizon_distribution == "uniform":
         horizon = jax.random.randint(horizon_key, (), loop.horizon[0], loop.horizon[1] + 1)
     else:
@@ -102,73 +111,10 @@ def _log_uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
     return jnp.exp(jax.random.uniform(key, (), minval=low, maxval=high))
 
 
-def initial_statistics(loop: InnerLoop, params: Params) -> dict[str, Any]:
-    """Initialize the statistics of each parameter: `Accumulators` of the rule, or Adam's state."""
-    routes = rules(params, loop.spec.everywhere)
-    statistics: dict[str, Any] = {}
-    for name, p in params.items():
-        if routes[name] == ADAMW:
-            # 8 bytes per element; under the rule it is 16, three momenta and V.
-            statistics[name] = ADAMS[loop.adam].init(p)
-        else:
-            part = _view(p)
-            statistics[name] = rule.init(jnp, loop.spec, part.view(jnp, p), part.is_vector)
-    return statistics
-
-
-def _view(p: jax.Array) -> MatrixView:
-    """Return how the rule reads a parameter: as it does for users."""
-    (part,) = matrix_views(p.shape, default_axes(p.shape))
-    return part
-
-
-def network_update(
-    loop: InnerLoop, theta: rule.Weights, params: Params, statistics: dict, grads: Params
-) -> tuple[Params, dict]:
-    """Return the updates of all parameters, before the learning rate, and their new statistics."""
-    updates, new = {}, {}
-    for name, p in params.items():
-        old = statistics[name]
-        if not isinstance(old, rule.Accumulators):
-            update, new[name] = ADAMS[loop.adam].update(grads[name], old)
-            updates[name] = loop.adamw_lr_multiplier * update
-        else:
-            part = _view(p)
-            is_orthogonal = loop.spec.newton_schulz and not part.is_vector
-            newton_schulz = orthogonalize if is_orthogonal else None
-            # Under jit the views are fused with what reads them; no transposed copy is stored.
-            g, w = part.view(jnp, grads[name]), part.view(jnp, p)
-            update, new[name] = rule.update(jnp, loop.spec, theta, old, g, w, newton_schulz)
-            updates[name] = part.inverse(jnp, update)
-    return updates, new
-
-
-def distance_to_muon(
-    loop: InnerLoop, params: Params, updates: Params, statistics: dict, grads: Params
-) -> jax.Array:
-    """Return 1 - cosine between the rule's updates and Muon's (Nesterov), mean over the matrices.
-
-    Muon's momentum is that of the first decay.
-    """
-    spec, distances = loop.spec, []
-    for name, p in params.items():
-        part, new = _view(p), statistics[name]
-        if not isinstance(new, rule.Accumulators) or part.is_vector:
-            continue
-        (m, *_), (decay, *_) = new.averages, spec.momentum_decays
-        nesterov = decay * m + (1 - decay) * part.view(jnp, grads[name])
-        # Stop the gradient through the expert, or theta could lower the distance by changing it.
-        expert = jax.lax.stop_gradient(orthogonalize(jnp, spec, nesterov))
-        u = part.view(jnp, updates[name])
-        lengths = [jnp.sqrt(jnp.sum(x * x, (-2, -1)) + spec.normalize_epsilon) for x in (u, expert)]
-        distances.append(1 - jnp.mean(jnp.sum(u * expert, (-2, -1)) / (lengths[0] * lengths[1])))
-    return jnp.mean(jnp.stack(distances)) if distances else jnp.zeros(())
-
-
 def inner_step(
     loop: InnerLoop,
     family: TaskFamily,
-    theta: rule.Weights,
+    theta: Weights,
     trajectory: Trajectory,
     key: jax.Array,
     imitate: bool,
@@ -179,14 +125,16 @@ def inner_step(
     # 1. Gradient on a training batch; a batch is drawn here and not kept.
     value_and_grad = jax.value_and_grad(family.loss, has_aux=True)
     (loss, model_state), grads = value_and_grad(params, trajectory.model_state, task, batch_key)
+    run = Run(loss, trajectory.horizon)
     if loop.held_out:
         loss = family.evaluate(params, trajectory.model_state, task, held_out_key)["loss"]
-    # 2. The update of the rule, of the size of the network, and new accumulators. The old ones are
-    # kept for the backward pass over theta alone.
-    updates, statistics = network_update(loop, theta, params, statistics, grads)
+    # 2. The update, of the size of the network, and new statistics. The old ones are kept for the
+    # backward pass over theta alone.
+    optimizer = loop.optimizer
+    updates, statistics = optimizer.update(theta, params, statistics, grads, run)
     distance = jnp.zeros(())
-    if imitate:
-        distance = distance_to_muon(loop, params, updates, statistics, grads)
+    if imitate and isinstance(optimizer, Rule):
+        distance = optimizer.distance_to_muon(params, updates, statistics, grads)
     # 3. Subtract it, at the learning rate of this step.
     progress = (trajectory.step + 0.5) / trajectory.horizon
     factor = warmup_cosine(progress) if loop.cosine else 1.0
@@ -202,7 +150,7 @@ def inner_step(
 def unroll(
     loop: InnerLoop,
     family: TaskFamily,
-    theta: rule.Weights,
+    theta: Weights,
     trajectory: Trajectory,
     fresh: Trajectory,
     keys: jax.Array,

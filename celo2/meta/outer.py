@@ -15,9 +15,9 @@ import optax
 from celo2.meta.checkpoint import Checkpoint
 from celo2.meta.config import MetaConfig
 from celo2.meta.devices import Devices
-from celo2.meta.starts import STARTS
+from celo2.meta.learners import Weights
+from celo2.meta.starts import start
 from celo2.meta.symmetry import project
-from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
 
 Families = Sequence[TaskFamily]
@@ -93,6 +93,7 @@ def outer_step(
         estimates.append(estimate(config.inner, family, state.theta, trajectories, key, progress))
     gradients = [e.gradient for e in estimates]
     gradient = jax.tree.map(lambda *g: sum(g) / len(g), *gradients)
+    gradient = config.inner.optimizer.learned(gradient)
     gradient = project(config.inner.spec, gradient) if config.odd else gradient
     updates, new = outer_optimizer(config).update(gradient, state.optimizer, state.theta)
     optimizer: Any = new
@@ -118,13 +119,14 @@ def run(
     all processes.
 
     Raises:
-        InputError: `directory` holds a run of another configuration, the trajectories do not divide
-            over the devices, or an unroll is longer than the shortest horizon.
+        InputError: there is no theta to start from, `directory` holds a run of another
+            configuration, the trajectories do not divide over the devices, or an unroll is longer
+            than the shortest horizon.
     """
     devices = Devices(config.estimator.trajectories)
-    theta = STARTS[config.start](config.seed, config.inner.spec).weights
+    theta = start(config.start, config.seed, config.inner)
     theta = project(config.inner.spec, theta) if config.odd else theta
-    first = begin(config, tuple(families), Weights(*map(jnp.asarray, theta)))
+    first = begin(config, tuple(families), jax.tree.map(jnp.asarray, theta))
     checkpoint = Checkpoint(directory, config, families)
     state, elapsed = checkpoint.restore(first)
     devices.agree_on(

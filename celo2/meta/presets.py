@@ -60,6 +60,48 @@ def celo2_base(config: MetaConfig) -> MetaConfig:
     )
 
 
+def adapt(config: MetaConfig) -> MetaConfig:
+    """Return a few outer steps from the shipped theta, for a family of one's own."""
+    config = celo2(config)
+    estimator = Unrolled(trajectories=8, truncation_length=50, trajectory_clip=0.01)
+    return replace(config, estimator=estimator, start="celo2", outer_steps=150)
+
+
+def celo_mlp(config: MetaConfig) -> MetaConfig:
+    """Return the first phase of a small Celo: its MLP, by unrolled gradients.
+
+    Tasks and meta-loss are those of `celo2`; the published Celo has PES and 100,000 outer steps.
+    """
+    config = celo2(config)
+    inner = replace(config.inner, learner="celo-mlp", learning_rate=(1.0, 1.0), cosine=False)
+    return replace(
+        config,
+        inner=inner,
+        start="random",
+        odd=False,
+        outer_steps=2000,
+        learning_rate=3e-3,
+        final_learning_rate=3e-5,
+    )
+
+
+def celo(config: MetaConfig) -> MetaConfig:
+    """Return the second phase of a small Celo: the LSTM that scales its MLP's steps, by PES."""
+    config = celo_mlp(config)
+    return replace(
+        config,
+        inner=replace(config.inner, learner="celo"),
+        estimator=PES(trajectories=8, truncation_length=50),
+        start="runs/meta-celo-mlp/theta.safetensors",
+    )
+
+
+def velo(config: MetaConfig) -> MetaConfig:
+    """Return a small VeLO, all of it in one phase, by unrolled gradients."""
+    config = celo_mlp(config)
+    return replace(config, inner=replace(config.inner, learner="velo"))
+
+
 def paper(config: MetaConfig) -> MetaConfig:
     """Return the published recipe but for its 100,000 outer steps.
 
@@ -83,6 +125,10 @@ PRESETS = {
     "celo2-published-data": celo2_published_data,
     "celo2-lean": celo2_lean,
     "celo2-base": celo2_base,
+    "adapt": adapt,
+    "celo-mlp": celo_mlp,
+    "celo": celo,
+    "velo": velo,
     "paper": paper,
 }
 

@@ -1,14 +1,19 @@
-"""Where meta-training starts: a random theta, a handcrafted one, or the one that ships."""
+"""Where meta-training starts: a random theta, a handcrafted one, one that ships, or a file."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
 
+import jax
 import numpy as np
 
+from celo2.baselines import load_celo, load_velo
 from celo2.errors import InputError
-from celo2.rule import Spec, Weights, first_channel
+from celo2.meta.inner import InnerLoop
+from celo2.meta.learners import Baseline, Weights
+from celo2.rule import Spec, first_channel
+from celo2.rule import Weights as RuleWeights
 from celo2.theta import Theta, load_theta
 
 REST = 0.1
@@ -31,21 +36,7 @@ def handcrafted(seed: int, spec: Spec, mixture: Mapping[str, float], rest: float
     w1[:2, :2] = np.eye(2)
     w2 *= rest
     w2[:2, 0] = 1, -1
-    return Theta(Weights(w0, b0, w1, b1, w2, b2), spec, "by-hand")
-
-
-def shipped(seed: int, spec: Spec) -> Theta:
-    """Return the theta that ships as celo2, whatever the seed.
-
-    Raises:
-        InputError: it is for another spec.
-    """
-    theta = load_theta("celo2")
-    if theta.spec != spec:
-        raise InputError(
-            f"the start celo2 has {theta.spec}, this run {spec}; take another start, or that spec"
-        )
-    return theta
+    return Theta(RuleWeights(w0, b0, w1, b1, w2, b2), spec, "by-hand")
 
 
 MIXTURES = {
@@ -59,7 +50,44 @@ M_0.9 / sqrt(V)."""
 
 STARTS: dict[str, Callable[[int, Spec], Theta]] = {
     "random": Theta.random,
-    "celo2": shipped,
     **{name: functools.partial(handcrafted, mixture=mixture) for name, mixture in MIXTURES.items()},
 }
 """Each makes a theta of (seed, spec)."""
+
+
+def start(source: str, seed: int, loop: InnerLoop) -> Weights:
+    """Return the theta that meta-training starts at.
+
+    Args:
+        source: one of `STARTS`; "random" for Celo and VeLO; a theta that ships, or a file.
+        seed: of a start that is drawn.
+        loop: says what is learned.
+
+    Raises:
+        InputError: there is no such start, or it is one of another rule.
+    """
+    optimizer = loop.optimizer
+    if isinstance(optimizer, Baseline):
+        return _of_baseline(source, seed, optimizer)
+    if source in STARTS:
+        return STARTS[source](seed, loop.spec).weights
+    theta = load_theta(source)
+    if theta.spec != loop.spec:
+        raise InputError(
+            f"the start {source} has {theta.spec}, this run {loop.spec}; "
+            "take another start, or that spec"
+        )
+    return theta.weights
+
+
+def _of_baseline(source: str, seed: int, optimizer: Baseline) -> Weights:
+    if source == "random":
+        return optimizer.random(seed)
+    loaded = load_velo(source) if optimizer.name == "velo" else load_celo(source)
+    shapes = [array.shape for array in jax.tree.leaves(loaded)]
+    if shapes != [array.shape for array in jax.tree.leaves(optimizer.random(seed))]:
+        raise InputError(
+            f"the start {source} is not of this size, an LSTM {optimizer.lstm_width} wide and, "
+            f"of VeLO, {optimizer.mlps} MLPs; set these, or take another start"
+        )
+    return loaded

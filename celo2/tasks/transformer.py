@@ -13,6 +13,7 @@ from celo2.tasks.layers import rms_norm, select
 from celo2.tasks.text_sets import BYTES
 
 HEAD_WIDTH = 32
+"""Of wider networks; others have one head."""
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +55,8 @@ class ByteTransformer(Supervised):
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     def _attention(self, block: Params, h: jax.Array) -> jax.Array:
-        heads = (*h.shape[:-1], self.width // HEAD_WIDTH, HEAD_WIDTH)
+        width = min(HEAD_WIDTH, self.width)
+        heads = (*h.shape[:-1], self.width // width, width)
         q, k, v = ((h @ block[name]).reshape(heads) for name in ("query", "key", "value"))
         mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         return mixed.reshape(h.shape) @ block["out"]

@@ -14,6 +14,7 @@ from celo2 import InputError, rule
 from celo2.jax.newton_schulz import orthogonalize
 from celo2.meta import inner
 from celo2.meta.estimators import ES, PES, Unrolled
+from celo2.meta.learners import Run
 from celo2.rule import Weights
 from celo2.theta import Theta
 from tests.cases import THETA
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.slow
 
 FAMILY = Quadratic()
 LOOP = inner.InnerLoop(learning_rate=(0.01, 0.01), horizon=(20, 60))
+RUN = Run(jnp.zeros(()), jnp.zeros((), int))
+"""Which the rule does not read."""
 WEIGHTS = jax.tree.map(jnp.asarray, THETA.weights)
 LOCKSTEP = inner.InnerLoop(
     learning_rate=(0.2, 0.2), horizon=(8, 8), staggered=False, loss_ceiling=100.0
@@ -255,12 +258,12 @@ def test_the_distance_to_muon_is_that_to_the_polar_factor_of_its_nesterov_moment
         grads = {
             name: rng.standard_normal(p.shape).astype(np.float32) for name, p in params.items()
         }
-        _, statistics = inner.network_update(LOOP, WEIGHTS, params, statistics, grads)
+        _, statistics = LOOP.optimizer.update(WEIGHTS, params, statistics, grads, RUN)
         m = 0.9 * m + 0.1 * grads["w"]
     u, _, v = np.linalg.svd(0.9 * m + 0.1 * grads["w"], full_matrices=False)
     steps = [u @ v, -u @ v, rng.standard_normal(m.shape)]
     distances = [
-        float(inner.distance_to_muon(LOOP, params, {"w": jnp.asarray(x)}, statistics, grads))
+        float(LOOP.optimizer.distance_to_muon(params, {"w": jnp.asarray(x)}, statistics, grads))
         for x in steps
     ]
     np.testing.assert_allclose(distances[:2], [0, 2], atol=0.05)
@@ -338,7 +341,7 @@ def test_model_state_is_carried_through_an_unroll_and_reset_with_the_trajectory(
             value_and_grad = jax.value_and_grad(family.loss, has_aux=True)
             (loss, state), grads = value_and_grad(params, state, trajectory.task, batch_key)
             np.testing.assert_allclose(found, inner.clipped(LOOP, loss), rtol=1e-4, atol=1e-6)
-            moves, statistics = inner.network_update(LOOP, WEIGHTS, params, statistics, grads)
+            moves, statistics = LOOP.optimizer.update(WEIGHTS, params, statistics, grads, RUN)
             rate = trajectory.learning_rate
             params = jax.tree.map(lambda p, move, rate=rate: p - rate * move, params, moves)
     for a, b in zip(jax.tree.leaves(after.model_state), jax.tree.leaves(state), strict=True):

@@ -11,6 +11,7 @@ import pytest
 from celo2 import InputError, Spec
 from celo2.jax import celo2
 from celo2.meta import inner
+from celo2.meta.learners import Run
 from celo2.meta.starts import STARTS
 from celo2.meta.symmetry import project
 from tests.cases import REFERENCE, THETA, draw
@@ -64,13 +65,14 @@ def test_with_the_adam_of_the_front_end_all_updates_are_those_of_the_front_end()
     params = {name: jnp.asarray(p) for name, (p, _) in drawn.items()}
     loop = dataclasses.replace(LOOP, adam="front-end", adamw_lr_multiplier=5.0)
     optimizer = celo2(1.0, adamw_lr_multiplier=5.0, theta=THETA)
-    statistics, state = inner.initial_statistics(loop, params), optimizer.init(params)
+    statistics, state = loop.optimizer.init(params), optimizer.init(params)
     theta = jax.tree.map(jnp.asarray, THETA.weights)
-    inner_update = jax.jit(functools.partial(inner.network_update, loop, theta, params))
+    inner_update = jax.jit(functools.partial(loop.optimizer.update, theta, params))
+    run = Run(jnp.zeros(()), jnp.zeros((), int))  # the rule does not read it
     front_end_update = jax.jit(optimizer.update)
     for step in range(3):
         grads = {name: jnp.asarray(g[step]) for name, (_, g) in drawn.items()}
-        updates, statistics = inner_update(statistics, grads)
+        updates, statistics = inner_update(statistics, grads, run)
         expected, state = front_end_update(grads, state, params)
         for name in shapes:
             np.testing.assert_allclose(updates[name], -expected[name], atol=2e-5, err_msg=name)

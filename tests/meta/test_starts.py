@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from celo2 import InputError, Spec, load_theta, rule
-from celo2.meta.starts import STARTS, handcrafted
+from celo2 import InputError, Spec, Theta, load_theta, rule
+from celo2.baselines import load_celo
+from celo2.meta.inner import InnerLoop
+from celo2.meta.starts import handcrafted, start
 
 
 @pytest.mark.parametrize("gradient", [0.3, 1.0])
@@ -19,12 +21,27 @@ def test_the_handcrafted_start_is_muons_direction(gradient):
     np.testing.assert_allclose(step, expected / np.sqrt(np.mean(expected**2)), rtol=1e-4)
 
 
-def test_celo2_is_a_start_for_its_own_spec_alone():
-    np.testing.assert_array_equal(
-        STARTS["celo2"](3, Spec()).weights.w0, load_theta("celo2").weights.w0
-    )
+def test_a_theta_that_ships_is_a_start_for_its_own_spec_alone():
+    found = start("celo2", 3, InnerLoop())
+    np.testing.assert_array_equal(found.w0, load_theta("celo2").weights.w0)
     with pytest.raises(
         InputError,
         match=r"the start celo2 has Spec\(newton_schulz=True, .*hidden=8.*take another start",
     ):
-        STARTS["celo2"](0, Spec(hidden=4))
+        start("celo2", 0, InnerLoop(spec=Spec(hidden=4)))
+
+
+def test_a_file_is_a_start(tmp_path):
+    theta = Theta.random(5)
+    theta.save(tmp_path / "theta.safetensors")
+    found = start(str(tmp_path / "theta.safetensors"), 0, InnerLoop())
+    np.testing.assert_array_equal(found.w1, theta.weights.w1)
+    with pytest.raises(InputError, match="unknown theta 'absent': neither a file nor one of celo2"):
+        start("absent", 0, InnerLoop())
+
+
+def test_published_celo_is_a_start_for_an_lstm_of_its_width_alone():
+    loop = InnerLoop(learner="celo", lstm_width=64)
+    np.testing.assert_array_equal(start("celo", 0, loop).mlp.w0, load_celo("celo").mlp.w0)
+    with pytest.raises(InputError, match="the start celo is not of this size, an LSTM 32 wide"):
+        start("celo", 0, InnerLoop(learner="celo", lstm_width=32))

@@ -8,7 +8,7 @@ import jax
 
 from celo2.errors import InputError
 from celo2.meta.inner import InnerLoop, Trajectory, start
-from celo2.rule import Weights
+from celo2.meta.learners import Weights
 from celo2.tasks.base import TaskFamily
 
 

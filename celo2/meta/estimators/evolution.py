@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from celo2.meta.estimators.base import Estimate, check_truncation, first_starts, starts
 from celo2.meta.inner import InnerLoop, Steps, Trajectory, unroll
-from celo2.rule import Weights
+from celo2.meta.learners import Weights
 from celo2.tasks.base import TaskFamily
 
 
@@ -78,7 +78,8 @@ class Antithetic(abc.ABC):
         return Estimate(gradient, losses.mean(), jnp.zeros((), jnp.int32), state)
 
     def _perturbation(self, theta: Weights, key: jax.Array) -> Weights:
-        keys = Weights(*jax.random.split(key, len(theta)))
+        leaves, structure = jax.tree.flatten(theta)
+        keys = structure.unflatten([*jax.random.split(key, len(leaves))])
 
         def draw(t: jax.Array, key: jax.Array) -> jax.Array:
             return self.sigma * jax.random.normal(key, t.shape)

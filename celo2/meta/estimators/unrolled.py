@@ -10,7 +10,7 @@ import optax
 
 from celo2.meta.estimators.base import Estimate, check_truncation, first_starts, starts
 from celo2.meta.inner import InnerLoop, Trajectory, unroll
-from celo2.rule import Weights
+from celo2.meta.learners import Weights
 from celo2.tasks.base import TaskFamily
 
 

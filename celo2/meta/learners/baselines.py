@@ -1,0 +1,90 @@
+"""The learners of Celo and VeLO (arXiv 2501.12670, 2211.09760), by `celo2.baselines`.
+
+Celo is learned in two phases: first its MLP, whose steps are taken as they are, then the LSTM that
+scales them, with the MLP as it is. Celo-Adam has the second phase alone, VeLO one for everything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from celo2.baselines import (
+    CeloWeights,
+    VeloWeights,
+    celo,
+    celo_adam,
+    celo_mlp,
+    random_celo,
+    random_velo,
+    velo,
+)
+from celo2.meta.learners.base import Run
+from celo2.tasks.base import Params
+
+Theta = CeloWeights | VeloWeights
+
+
+class _Kind(NamedTuple):
+    """What distinguishes one of the optimizers, as a learner."""
+
+    make: Callable[[Any, Any], optax.GradientTransformationExtraArgs]
+    """(number of steps, weights) -> transformation."""
+    part: str | None
+    """The field of its weights that is learned; None: all."""
+
+
+_KINDS = {
+    "celo-mlp": _Kind(lambda steps, theta: celo_mlp(theta), "mlp"),
+    "celo": _Kind(celo, "scheduler"),
+    "celo-adam": _Kind(celo_adam, "scheduler"),
+    "velo": _Kind(velo, None),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """Celo or VeLO. They have no learning rate: train them at 1, without a schedule."""
+
+    name: str
+    lstm_width: int
+    """Of the LSTM that scales the steps."""
+    mlps: int
+    """MLPs in VeLO's bank."""
+
+    def random(self, seed: int) -> Theta:
+        """Draw learned numbers as the authors' meta-training starts."""
+        if self.name == "velo":
+            return random_velo(seed, self.lstm_width, self.mlps)
+        return random_celo(seed, self.lstm_width, mlp=self.name != "celo-adam")
+
+    def init(self, params: Params) -> Any:
+        """Initialize the statistics; their shapes are all that is read of the numbers here."""
+        return self._optimizer(1, self.random(0)).init(params)
+
+    def update(
+        self, theta: Theta, params: Params, statistics: Any, grads: Params, run: Run
+    ) -> tuple[Params, Any]:
+        """Return the updates and new statistics."""
+        optimizer = self._optimizer(run.horizon, theta)
+        added, new = optimizer.update(grads, statistics, params, value=run.loss)
+        # Optax adds updates, meta-training subtracts them.
+        return jax.tree.map(lambda x: -x, added), new
+
+    def learned(self, theta: Theta) -> Theta:
+        """Return theta, or its gradient, with zeros in the part of the other phase."""
+        part = _KINDS[self.name].part
+        if part is None:
+            return theta
+        others = {}
+        for name, value in theta._asdict().items():
+            if name != part:
+                others[name] = jax.tree.map(lambda x: 0 * x, value)
+        return theta._replace(**others)
+
+    def _optimizer(self, steps: Any, theta: Theta) -> optax.GradientTransformationExtraArgs:
+        return _KINDS[self.name].make(steps, theta)
