@@ -30,7 +30,7 @@ def test_the_loss_ceiling_is_half_more_than_the_loss_of_new_networks():
 @pytest.mark.slow
 def test_the_shipped_theta_is_adapted_by_one_command(tmp_path, capsys):
     command = ["meta-train", "--family", "tests.families:Quadratic", "--outer-steps", "25"]
-    main([*command, "--trajectories", "2", "--out", str(tmp_path)])
+    main([*command, "--trajectories", "8", "--out", str(tmp_path)])
     assert "on tests.families:Quadratic; " in " ".join(capsys.readouterr().out.split())
     theta, before = load_theta(tmp_path / "theta.safetensors"), load_theta("celo2")
     assert theta.provenance["config"]["start"] == "celo2"

@@ -39,13 +39,13 @@ def config_of(learner, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [celo, velo])
-def test_networks_are_trained_as_by_the_optimizer_that_users_get(make):
+@pytest.mark.parametrize(("make", "scale"), [(celo, 3.0), (velo, 1.0)])
+def test_networks_are_trained_as_by_the_optimizer_that_users_get(make, scale):
     """Six inner steps, and the same by optax with the horizon as the number of steps."""
     learner = loop_of(make.__name__)
     theta = start("random", 0, learner)
-    # Larger steps than those of the authors' start, so that differences show.
-    theta = jax.tree.map(lambda x: 3.0 * jnp.asarray(x), theta)
+    # Larger steps than those of the authors' start of Celo, so that differences show.
+    theta = jax.tree.map(lambda x: scale * jnp.asarray(x), theta)
     one = inner.start(learner, FAMILY, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 6)
     steps, after = inner.unroll(learner, FAMILY, theta, one, one, keys)
@@ -61,7 +61,7 @@ def test_networks_are_trained_as_by_the_optimizer_that_users_get(make):
         params = optax.apply_updates(params, updates)
     for name, p in params.items():
         np.testing.assert_allclose(after.params[name], p, atol=1e-6)
-        assert np.abs(p - one.params[name]).max() > 1e-5
+    assert np.abs(params["w"] - one.params["w"]).max() > 1e-4
 
 
 @pytest.mark.slow
@@ -69,7 +69,7 @@ def test_networks_are_trained_as_by_the_optimizer_that_users_get(make):
     ("learner", "frozen"),
     [("celo-mlp", "scheduler"), ("celo", "mlp"), ("celo-adam", "mlp"), ("velo", None)],
 )
-@pytest.mark.parametrize("estimator", [Unrolled(4, 10), PES(4, 10)])
+@pytest.mark.parametrize("estimator", [Unrolled(8, 10), PES(8, 10)])
 def test_a_phase_learns_its_part_and_leaves_the_other(tmp_path, learner, frozen, estimator):
     config = config_of(learner, estimator=estimator, outer_steps=8, weight_decay=0.0)
     for _ in outer.run(config, [FAMILY], tmp_path):
