@@ -36,10 +36,11 @@ class Bench:
 
     list_all: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Only print the problems and the optimizers."""
-    part: Literal["tuned", "single", "sensitivity", "ladder"] = "tuned"
+    part: Literal["tuned", "single", "sensitivity", "variants", "ladder"] = "tuned"
     """Each at its best settings; or each at the one configuration that was best on the validation
     problems, at several lengths, for speed-ups over tuned AdamW; or one setting at a time around
-    the best (these two need the tuned runs); or GPTs of ascending size, tuned on the smallest."""
+    the best; or the best settings on variants of each problem (these three need the tuned runs); or
+    GPTs of ascending size, tuned on the smallest."""
     quick: bool = False
     """Ten minutes on two cores: a few cheap problems, AdamW, Muon and Celo2, few settings, one
     reported seed."""
@@ -52,6 +53,15 @@ class Bench:
     """Files of further thetas, or names of shipped ones."""
     settings: tuple[str, ...] = ("learning_rate",)
     """What --part sensitivity changes: learning_rate, weight_decay, warmup, adamw_lr_multiplier."""
+    variants: tuple[str, ...] = (
+        "batch-quarter",
+        "batch-4x",
+        "weights-tenth",
+        "weights-10x",
+        "bfloat16",
+    )
+    """What --part variants changes: the batch size, the scale that weights are stored at, or the
+    dtype that the network computes in."""
     validation: Path = Path("records/validation/runs.jsonl")
     """The recorded runs by which --part single chooses."""
     velo: Path | None = None
@@ -93,6 +103,8 @@ class Bench:
             return [comparison.single(self.validation)]
         if self.part == "sensitivity":
             return [comparison.sensitivity(self.settings)]
+        if self.part == "variants":
+            return [comparison.variants(self.variants)]
         first = self._first_rung()
         tuned = dataclasses.replace(comparison, problems=[first])
         return [tuned.tuning(), comparison.carried(first)]
@@ -163,7 +175,9 @@ def table(
     from celo2.evaluate.intervals import geometric_mean, paired_ratios
 
     first = next(iter(scores))
-    out = Table("problem", *scores, caption="held-out loss, mean and deviation over seeds")
+    several = any(len(score.losses) > 1 for mine in scores.values() for score in mine.values())
+    over_seeds = ", mean and deviation over seeds" if several else ", of one seed"
+    out = Table("problem", *scores, caption=f"held-out loss{over_seeds}")
     for each in problems:
         cells = []
         for mine in scores.values():

@@ -12,6 +12,7 @@ from celo2.evaluate.scores import Score, ratio
 from celo2.evaluate.sensitivity import LEARNING_RATE, band
 from celo2.evaluate.suites import BENCHMARK, LADDER
 from celo2.evaluate.tables import Table
+from celo2.tasks.variants import VARIANTS
 
 OURS = "Celo2"
 RIVALS = ("AdamW", "Muon")
@@ -141,6 +142,23 @@ def bands(evidence: Evidence) -> Table:
     return Table(("", *map(title, by_problem), "mean width"), rows)
 
 
+def variants(evidence: Evidence) -> Table:
+    """Return how the tuned settings do on variants of a problem.
+
+    It is the loss over the best of the learning rates around, and which factor is best.
+    """
+    optimizers: dict[str, None] = {}
+    for by_variant in evidence.variants.values():
+        for curves in by_variant.values():
+            optimizers |= dict.fromkeys(curves)
+    rows = []
+    for problem, by_variant in evidence.variants.items():
+        for variant, curves in by_variant.items():
+            cells = [_carried(curves[name]) if name in curves else "" for name in optimizers]
+            rows.append((title(problem), VARIANTS[variant].title, *cells))
+    return Table(("", "variant", *optimizers), rows)
+
+
 def longer(evidence: Evidence) -> Table:
     """Return the losses over tuned AdamW's at multiples of the steps, each tuned there."""
     rows = []
@@ -244,6 +262,16 @@ def _factor(speed: Speed) -> str:
     if not speed.bound:
         return f"{mean:.2f}"
     return f"at least {mean:.2f}" if mean > 1 else f"at most {mean:.2f}"
+
+
+def _carried(curve: Mapping[float, float]) -> str:
+    """Return a loss at the tuned settings over the lowest at learning rates around them."""
+    if not math.isfinite(curve[1.0]):
+        return "diverged"
+    if len(curve) < 2:
+        return f"{curve[1.0]:.4g}"
+    best = min(curve, key=curve.__getitem__)
+    return f"{curve[1.0] / curve[best]:.3f}, best at x {best:g}: {curve[best]:.4g}"
 
 
 def _over(score: Score, baseline: Score) -> str:

@@ -28,6 +28,7 @@ from celo2.evaluate.sensitivity import run_sweeps
 from celo2.evaluate.single import choose, run_lengths
 from celo2.evaluate.suites import REPORTED_SEEDS, TUNING_SEED, Problem
 from celo2.evaluate.tune import tune
+from celo2.evaluate.variants import run_around, varied
 
 TUNING_RUNS = 12
 """Of each search in the benchmark."""
@@ -107,6 +108,20 @@ class Comparison:
         """Return the sweeps of these settings, whose plan returns losses by setting and value."""
         plan = functools.partial(run_sweeps, names=names, seeds=self.reported)
         return self._units(lambda baseline: plan)
+
+    def variants(self, names: Sequence[str]) -> list[Unit]:
+        """Return the runs on these variants of each problem, whose plan returns losses by factor.
+
+        Raises:
+            InputError: an unknown variant.
+        """
+        units = []
+        for candidate, baseline in self.candidates.items():
+            for original in self.problems:
+                plan = functools.partial(run_around, original=original, seeds=self.reported)
+                for name in names:
+                    units.append(Unit(candidate, baseline, varied(original, name), plan))
+        return units
 
     def carried(self, first: Problem) -> list[Unit]:
         """Return the runs at the settings that were tuned on `first`, whose plan returns scores."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from celo2.evaluate.scores import Score, recorded_score, run_of
 from celo2.evaluate.sensitivity import recorded_sweeps
 from celo2.evaluate.single import Configuration, choose, recorded_lengths, speed_ups
 from celo2.evaluate.suites import BENCHMARK, REPORTED_SEEDS, TUNING_SEED
+from celo2.evaluate.variants import recorded_variants
 
 BASELINE = "AdamW"
 """What ratios and speed-ups are to, by its title."""
@@ -132,6 +132,19 @@ class Evidence:
                     found.setdefault(name, {}).setdefault(problem, {})[title] = curve
         return found
 
+    @functools.cached_property
+    def variants(self) -> dict[str, dict[str, dict[str, Mapping[float, float]]]]:
+        """Problem -> variant -> optimizer -> factor on the tuned learning rate -> loss."""
+        found: dict[str, dict[str, dict[str, Mapping[float, float]]]] = {}
+        for problem in self.problems:
+            for title, baseline in self.baselines.items():
+                curves = recorded_variants(
+                    self.records, problem, self.steps[problem], baseline, self.seeds
+                )
+                for variant, curve in curves.items():
+                    found.setdefault(problem, {}).setdefault(variant, {})[title] = curve
+        return found
+
     def tuning_runs(self, title: str) -> list[int]:
         """Return the number of runs on the tuning seed, for each problem that it is tuned on."""
         counts = []
@@ -167,13 +180,16 @@ class Evidence:
                 yield record
 
     def step_seconds(self, title: str, problem: str) -> float:
-        """Return the median time of a step over all runs of an optimizer on a problem."""
+        """Return the shortest time of a step over all runs of an optimizer on a problem.
+
+        Other work on the machine makes steps longer and never shorter.
+        """
         fixed = {"problem": problem, **self.baselines[title].identity}
         times = []
         for record in self.records:
             if fixed.items() <= record["run"].items() and "seconds" in record:
                 times.append(record["seconds"] / record["run"]["steps"])
-        return statistics.median(times) if times else float("nan")
+        return min(times, default=float("nan"))
 
 
 def evidence(root: Path, folder: Path | None = None) -> Evidence:

@@ -52,6 +52,7 @@ COMMANDS = """\
 celo2 bench --out records/benchmark
 celo2 bench --part single --out records/benchmark
 celo2 bench --part sensitivity --out records/benchmark
+celo2 bench --part variants --out records/benchmark
 celo2 rl --out records/rl
 celo2 report --page report.html
 """
@@ -95,7 +96,7 @@ def page(found: Evidence) -> str:
 def sections(found: Evidence) -> list[Section]:
     """Return the sections; those without a recorded run are left out."""
     made = [_lost(found), _tuned(found), _single(found), _curves(found), _longer(found)]
-    made += [_agents(found), _sensitivity(found), _costs(found), _commands()]
+    made += [_agents(found), _sensitivity(found), _variants(found), _costs(found), _commands()]
     return [section for section in made if section is not None]
 
 
@@ -182,6 +183,16 @@ def _sensitivity(found: Evidence) -> Section | None:
     text = "One setting at a time is changed around the tuned ones. Cut at 1.3 times the best."
     bands = "<h3>Learning rates within 2 % of the best loss</h3>" + tables.bands(found).html()
     return _section("Sensitivity", text, bands, *parts)
+
+
+def _variants(found: Evidence) -> Section | None:
+    if not found.variants:
+        return None
+    text = (
+        "The settings that are best on a problem, on variants of it: the loss over the lowest at a "
+        "quarter to four times the learning rate, and which factor is best there."
+    )
+    return _section("Variants", text, tables.variants(found).html())
 
 
 def _agents(found: Evidence) -> Section | None:

@@ -63,6 +63,7 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "benchmark-configurations": _of_the_benchmark(benchmark_tables.configurations),
     "benchmark-speed-ups": _of_the_benchmark(benchmark_tables.speed_ups),
     "benchmark-bands": _of_the_benchmark(benchmark_tables.bands),
+    "benchmark-variants": _of_the_benchmark(benchmark_tables.variants),
     "benchmark-longer": _of_the_benchmark(benchmark_tables.longer),
     "benchmark-ladder": _of_the_benchmark(benchmark_tables.ladder),
     "benchmark-costs": _of_the_benchmark(benchmark_tables.costs),
