@@ -70,13 +70,15 @@ def adapt(config: MetaConfig) -> MetaConfig:
 def celo_mlp(config: MetaConfig) -> MetaConfig:
     """Return the first phase of a small Celo: its MLP, by unrolled gradients.
 
-    Tasks and meta-loss are those of `celo2`; the published Celo has PES and 100,000 outer steps.
+    The meta-loss is that of `celo2`, on the MLP alone; the published Celo has PES and 100,000 outer
+    steps.
     """
     config = celo2(config)
     inner = replace(config.inner, learner="celo-mlp", learning_rate=(1.0, 1.0), cosine=False)
     return replace(
         config,
         inner=inner,
+        families=("mlp",),
         start="random",
         odd=False,
         outer_steps=2000,
