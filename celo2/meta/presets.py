@@ -81,7 +81,7 @@ def celo_mlp(config: MetaConfig) -> MetaConfig:
         families=("mlp",),
         start="random",
         odd=False,
-        outer_steps=2000,
+        outer_steps=1000,
         learning_rate=3e-3,
         final_learning_rate=3e-5,
     )
