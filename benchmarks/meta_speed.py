@@ -1,6 +1,10 @@
 """Inner steps per second of meta-training against a naive baseline, and where the time goes.
 
-Run: python -m benchmarks.meta_speed. The baseline is a direct vmap of the rule as the paper writes
+Run: python -m benchmarks.meta_speed; on an accelerator, with many trajectories:
+
+    python -m benchmarks.meta_speed --trajectories 1024 16384 --ways celo2 --no-profile --out FILE
+
+The baseline is a direct vmap of the rule as the paper writes
 it (`naive_unroll.py`) and leaves the cores to XLA. It computes the same losses and gradients, which
 is checked before anything is timed. To separate the form of the rule from the use of the cores, the
 baseline also runs with its trajectories sharded over them, as meta-training does. All variants run
@@ -11,17 +15,19 @@ Writes records/speed/meta-speed.json; `celo2 report` writes the tables of docs/m
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -32,14 +38,32 @@ from celo2.files import write_json
 from celo2.meta import inner
 from celo2.meta.devices import Devices, use_cores
 from celo2.meta.estimators.base import first_starts, starts
+from celo2.meta.learners import rule as learner
 from celo2.rule import Accumulators, Weights
 from celo2.tasks.image_sets import ImageSets
 from celo2.tasks.mlp import ImageMLP
 from celo2.theta import Theta
 
-TRAJECTORIES, STEPS, TURNS = (8, 16, 64), 50, 7
+STEPS, TURNS = 50, 7
 PROFILED = 8
 """Trajectories of the profile, as many as the recipe has per family."""
+
+
+Way = Literal["naive", "naive, sharded", "celo2, one device", "celo2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Time unrolls of meta-training."""
+
+    trajectories: tuple[int, ...] = (8, 16, 64)
+    """How many networks are in training side by side; multiples of the devices."""
+    ways: tuple[Way, ...] = get_args(Way)
+    """What is timed. The naive ones keep everything, and run out of memory first."""
+    profile: bool = True
+    """Also leave out one part after another."""
+    out: Path = Path("records/speed/meta-speed.json")
+    """Results."""
 
 
 def product_unroll(
@@ -92,7 +116,7 @@ def gradients(unroll: Callable[..., jax.Array]) -> Any:
     return jax.jit(jax.vmap(jax.grad(unroll), (None, None, 0, 0, 0)))
 
 
-WAYS = {
+WAYS: dict[Way, tuple[Callable[..., jax.Array], bool]] = {
     "naive": (naive_unroll, False),
     "naive, sharded": (naive_unroll, True),
     "celo2, one device": (product_unroll, False),
@@ -101,15 +125,17 @@ WAYS = {
 """What is compared: an unroll, and whether its trajectories are sharded over the cores."""
 
 
-def measure(count: int) -> dict[str, float]:
-    """Check that all ways agree; return the inner steps per second of each."""
+def measure(count: int, ways: Sequence[Way]) -> dict[str, float]:
+    """Check that all ways agree with the first; return the inner steps per second of each."""
     unrolls, runs = Unrolls(count), {}
-    for way, (unroll, sharded) in WAYS.items():
+    for way in ways:
+        unroll, sharded = WAYS[way]
         arguments = unrolls.sharded if sharded else unrolls.local
         for kind in (forward, gradients):
             runs[f"{way} {kind.__name__}"] = functools.partial(kind(unroll), *arguments)
-    losses, expected = runs["naive forward"](), runs["naive gradients"]()
-    for way in WAYS:
+    first, *others = ways
+    losses, expected = runs[f"{first} forward"](), runs[f"{first} gradients"]()
+    for way in others:
         np.testing.assert_allclose(losses, runs[f"{way} forward"](), rtol=1e-4)
         for a, b in zip(expected, runs[f"{way} gradients"](), strict=True):
             tolerance = 1e-2 * float(jnp.abs(a.mean(0)).max())
@@ -167,11 +193,11 @@ def profile() -> dict[str, dict[str, float]]:
     """
     unrolls = Unrolls(PROFILED)
     update_module = importlib.import_module("celo2.rule.update")  # the package has a function so
-    newton_schulz = (inner, "orthogonalize", no_newton_schulz)
+    newton_schulz = (learner, "orthogonalize", no_newton_schulz)
     mlp = (update_module, "direction", no_mlp)
     stages = {
         "all": [],
-        "Newton-Schulz by autodiff": [(inner, "orthogonalize", rule.orthogonalize)],
+        "Newton-Schulz by autodiff": [(learner, "orthogonalize", rule.orthogonalize)],
         "without Newton-Schulz": [newton_schulz],
         "and without the MLP": [newton_schulz, mlp],
         "gradient descent": [(rule, "update", no_rule)],
@@ -208,33 +234,38 @@ def products_speed(n: int = 1024) -> float:
     return 2 * n**3 * jax.device_count() / statistics.median(taken)
 
 
-def main() -> None:
+def main(config: Config) -> None:
     """Measure, print, save."""
-    use_cores(*TRAJECTORIES)
-    results = {count: measure(count) for count in TRAJECTORIES}
-    table = Table("trajectories", "", *WAYS, "celo2 / naive", title="inner steps per second")
+    use_cores(*config.trajectories)
+    ways = config.ways
+    results = {count: measure(count, ways) for count in config.trajectories}
+    over = f"{ways[-1]} / {ways[0]}"
+    table = Table("trajectories", "", *ways, over, title="inner steps per second")
     for count, speeds in results.items():
         for kind in ("forward", "gradients"):
-            row = [speeds[f"{way} {kind}"] for way in WAYS]
+            row = [speeds[f"{way} {kind}"] for way in ways]
             cells = [f"{speed:,.0f}" for speed in row]
             table.add_row(str(count), kind, *cells, f"{row[-1] / row[0]:.1f}")
     console = Console()
     console.print(table)
-    parts = profile()
+    device = jax.devices()[0].device_kind
+    content = {"devices": jax.device_count(), "device": device, "jax": jax.__version__}
+    content["steps per second"] = results
+    if config.profile:
+        content["profile"] = profile()
+        show(content["profile"], console)
+    write_json(config.out, content)
+
+
+def show(parts: dict[str, dict[str, float]], console: Console) -> None:
+    """Print a profile."""
     table = Table("", "", title=f"an inner step with gradients, {PROFILED} trajectories")
     for name, microseconds in parts["microseconds"].items():
         table.add_row(name, f"{microseconds:.0f} us")
     for name, number in parts["arithmetic"].items():
         table.add_row(name, f"{number:.1f}")
     console.print(table)
-    content = {
-        "devices": jax.device_count(),
-        "jax": jax.__version__,
-        "steps per second": results,
-        "profile": parts,
-    }
-    write_json(Path("records/speed/meta-speed.json"), content)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Config))

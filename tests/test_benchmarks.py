@@ -1,6 +1,7 @@
 """Protects the benchmarks: each in small, as the command that makes the saved results."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ def run(*arguments):
         capture_output=True,
         text=True,
         timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # networks are too small for more
     )
     return result.returncode, result.stdout, result.stderr
 
@@ -61,3 +63,42 @@ def test_gpt3_xl_in_small_takes_falling_steps(tmp_path):
     assert code == 0, errors
     losses = json.loads(out.read_text())["losses"]
     assert losses == sorted(losses, reverse=True)
+
+
+def test_gpt2_stops_and_goes_on_bit_for_bit(tmp_path):
+    size = ["--device", "cpu", "--width", 32, "--layers", 1, "--heads", 2, "--vocabulary", 300]
+    size += ["--context", 16, "--batch", 2, "--tokens", 320, "--learning-rates", 1e-3]
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {i} of a text that counts its lines\n" for i in range(2000)))
+    size += ["--text", text]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    code, shown, errors = run("benchmarks.gpt2", *size, "--out", whole)
+    assert code == 0, errors
+    assert "celo2-total-steps" in shown
+    for _ in range(4):  # each call takes one step, and saves
+        code, shown, errors = run("benchmarks.gpt2", *size, "--out", cut, "--minutes", 0)
+        assert code == 0, errors
+        assert "run the same command to go on" in shown
+    assert run("benchmarks.gpt2", *size, "--out", cut)[0] == 0
+    found = []
+    for folder in (whole, cut):
+        lines = (folder / "runs.jsonl").read_text().splitlines()
+        found.append([(x["run"], x["losses"], x["held_out_loss"]) for x in map(json.loads, lines)])
+    assert found[0] == found[1]
+    assert [run["optimizer"] for run, *_ in found[0]] == [
+        "celo2-total-steps",
+        "celo2",
+        "muon",
+        "adamw",
+    ]
+
+
+def test_meta_training_is_timed_at_a_number_of_trajectories(tmp_path):
+    out = tmp_path / "meta.json"
+    code, _, errors = run(
+        "benchmarks.meta_speed",
+        *("--trajectories", 8, "--ways", "celo2", "--no-profile", "--out", out),
+    )
+    assert code == 0, errors
+    speeds = json.loads(out.read_text())["steps per second"]["8"]
+    assert min(speeds["celo2 forward"], speeds["celo2 gradients"]) > 0

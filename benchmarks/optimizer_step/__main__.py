@@ -1,10 +1,11 @@
 """Measure an optimizer step of Celo2, Muon and AdamW on the weights of known models.
 
-Run: python -m benchmarks.optimizer_step. It reports the time of a step, the bytes of state and of
-temporaries. Only parameters and random gradients are made, no forward pass; all optimizers of a
-setting (model and dtype of its parameters) update the same parameters in one process, taking turns,
-and medians and their ratios are reported. A measurement replaces earlier results of its setting;
-other settings stay in the file. `celo2 report` writes the tables of docs/costs.md from it.
+Run: python -m benchmarks.optimizer_step, on a GPU with --device cuda. It reports the time of a
+step, the bytes of state and of temporaries. Only parameters and random gradients are made, no
+forward pass; all optimizers of a setting (model and dtype of its parameters) update the same
+parameters in one process, taking turns, and medians and their ratios are reported. A measurement
+replaces earlier results of its setting; other settings stay in the file. `celo2 report` writes the
+tables of docs/costs.md from it.
 
 Every optimizer has the routing of Celo2: hidden matrices and convolutions by the rule that is
 measured, the rest by AdamW. torch.optim.Muon takes matrices only, so it gets a convolution kernel
@@ -39,20 +40,22 @@ from benchmarks.provenance import provenance
 def run(config: Benchmark, console: Console) -> None:
     """Measure, print, save."""
     # Read first: a damaged file should not be found when there is something to add to it.
-    load(config.out)
+    load(config.results)
     torch.set_num_threads(config.threads)
     optimizers.check_naive()
     origin = {**provenance(), "layers": config.layers, "repeats": config.repeats}
+    if config.device != "cpu":
+        origin["device"] = torch.cuda.get_device_name()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         for model, dtype in itertools.product(config.models, config.dtypes):
             with nothing_compiled():
                 setting = Setting(model, dtype, origin, measure(model, dtype, config, progress))
-            keep(setting, config.out)
+            keep(setting, config.results)
             console.print(table(setting), paired(setting))
-    picture = config.out.with_suffix(".png")
-    draw(load(config.out), picture)
-    console.print(f"results in {config.out}, picture in {picture}", highlight=False)
+    picture = config.results.with_suffix(".png")
+    draw(load(config.results), picture)
+    console.print(f"results in {config.results}, picture in {picture}", highlight=False)
 
 
 def main() -> None:

@@ -50,6 +50,8 @@ class Benchmark:
     """Of the parameters and gradients."""
     optimizers: tuple[OptimizerName, ...] = get_args(OptimizerName)
     """Which take turns, in this order; muon, to which ratios are drawn, must be among them."""
+    device: str = "cpu"
+    """Where: cpu, or cuda for a GPU."""
     layers: int | None = None
     """Cut GPTs and ViT-B, which have 12, to so many; ResNet-50 stays whole."""
     repeats: int = 11
@@ -58,8 +60,15 @@ class Benchmark:
     """Of PyTorch."""
     profile: bool = False
     """Also print where the time of a step of celo2 goes."""
-    out: Path = Path("records/speed/optimizer-step.json")
-    """Results; a picture goes beside them."""
+    out: Path | None = None
+    """Results; a picture goes beside them. By default records/speed/optimizer-step.json, of a GPU
+    optimizer-step-cuda.json."""
+
+    @property
+    def results(self) -> Path:
+        """The file of the results."""
+        suffix = "" if self.device == "cpu" else f"-{self.device}"
+        return self.out or Path(f"records/speed/optimizer-step{suffix}.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +119,7 @@ def measure(
     model_name: str, dtype_name: str, config: Benchmark, progress: Progress
 ) -> list[Measurement]:
     """Measure all optimizers on one model in one dtype; they share parameters and gradients."""
-    model = build(model_name, config.layers or 12, getattr(torch, dtype_name))
+    model = build(model_name, config.layers or 12, getattr(torch, dtype_name), config.device)
     candidates = {name: OPTIMIZERS[name](model) for name in config.optimizers}
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     turns = WARM_UP + config.repeats
@@ -135,10 +144,18 @@ def measure(
 
 def seconds(optimizers: Sequence[Optimizer]) -> float:
     """Return the seconds of one step of all parameters."""
+    wait()
     began = time.perf_counter()
     for optimizer in optimizers:
         optimizer.step()
+    wait()
     return time.perf_counter() - began
+
+
+def wait() -> None:
+    """Wait for what a GPU was given to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def state_bytes(optimizers: Sequence[Optimizer]) -> int:
@@ -155,6 +172,11 @@ def temporary_bytes(optimizers: Sequence[Optimizer]) -> int:
 
     What was there before the step is not counted.
     """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        seconds(optimizers)
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(profile_memory=True) as profile:
         seconds(optimizers)
     assert profile.profiler is not None

@@ -99,8 +99,9 @@ class Naive(Optimizer):
     """
 
     def __init__(self, hidden: Sequence[tuple[Tensor, MatrixAxes]], orthogonalize: bool) -> None:
-        theta = load_theta("celo2")
-        self.spec, self.theta = theta.spec, rule.Weights(*map(torch.from_numpy, theta.weights))
+        theta, device = load_theta("celo2"), hidden[0][0].device
+        arrays = [torch.from_numpy(array).to(device) for array in theta.weights]
+        self.spec, self.theta = theta.spec, rule.Weights(*arrays)
         self.orthogonalize = orthogonalize
         groups = [{"params": [p], "views": matrix_views(p.shape, axes)} for p, axes in hidden]
         super().__init__(groups, {"lr": LEARNING_RATE})
@@ -124,12 +125,12 @@ class Naive(Optimizer):
             state["r"] = g.new_zeros(*g.shape[:-1], 3)
             state["c"] = g.new_zeros(*g.shape[:-2], g.shape[-1], 3)
         g = g.clamp(-spec.gradient_clip, spec.gradient_clip)
-        state["m"].lerp_(g[..., None], 1 - torch.tensor(spec.momentum_decays))
+        state["m"].lerp_(g[..., None], 1 - g.new_tensor(spec.momentum_decays))
         state["v"].lerp_(g * g, 1 - spec.second_moment_decay)
         for kept, axis in ((state["r"], -1), (state["c"], -2)):
             kept.lerp_(
                 (g * g + spec.factored_floor).mean(axis)[..., None],
-                1 - torch.tensor(spec.factored_decays),
+                1 - g.new_tensor(spec.factored_decays),
             )
         x = naive_features(g, w, state["m"], state["v"], state["r"], state["c"])
         x = x * torch.rsqrt(spec.normalize_epsilon + x.square().mean((-3, -2), keepdim=True))

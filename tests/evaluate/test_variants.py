@@ -81,7 +81,8 @@ def test_a_variant_is_run_around_the_tuned_settings_of_the_original(tmp_path):
         return {"loss": 1 + abs(math.log2(settings["learning_rate"] / 0.02))}
 
     variant = varied(TINY, "weights-tenth")
-    assert variant.steps == 30 and variant.name != TINY.name
+    assert variant.steps == 30
+    assert variant.name != TINY.name
     loss = RecordedLoss(records, variant, ADAMW, train)
     with pytest.raises(InputError, match="has no tuned adamw on tiny; tune it first"):
         run_around(loss, TINY, (1,))

@@ -28,9 +28,9 @@ class GPTConfig:
 class Block(nn.Module):
     """Attention and an MLP four times as wide, each behind a norm and around a residual."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, head_width: int = HEAD_WIDTH) -> None:
         super().__init__()
-        self.heads = width // HEAD_WIDTH
+        self.heads = width // head_width
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.projection = nn.Linear(width, width, bias=False)
@@ -47,18 +47,24 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Next-byte prediction.
+    """Prediction of the next byte, or of another token below `vocabulary`.
 
     Weights are drawn from `seed`, those of the residual projections smaller by 1/sqrt(2 depth).
     """
 
-    def __init__(self, config: GPTConfig = GPTConfig(), seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: GPTConfig = GPTConfig(),
+        seed: int = 0,
+        vocabulary: int = VOCABULARY,
+        head_width: int = HEAD_WIDTH,
+    ) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(VOCABULARY, config.width)
+        self.token_embedding = nn.Embedding(vocabulary, config.width)
         self.position_embedding = nn.Embedding(config.context, config.width)
-        self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config.width, head_width) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, VOCABULARY, bias=False)
+        self.head = nn.Linear(config.width, vocabulary, bias=False)
         generator = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
             if p.ndim > 1:
@@ -67,12 +73,12 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=deviation, generator=generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (batch, time) int64 to logits (batch, time, 256)."""
+        """Map tokens (batch, time) int64 to logits (batch, time, vocabulary)."""
         x = self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """Return the mean cross-entropy, in nats per byte, of tokens (batch, time + 1)."""
+        """Return the mean cross-entropy, in nats per token, of tokens (batch, time + 1)."""
         return F.cross_entropy(self(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
