@@ -22,8 +22,13 @@ class Plan:
         from celo2.policy import plan
         from celo2.theta import load_theta
 
-        shown = plan(load_theta(self.theta).required_policy(), self.total_steps)
-        caption = f"weight decay {shown.weight_decay:g}, at the learning rate of hidden matrices"
+        policy = load_theta(self.theta).required_policy()
+        shown = plan(policy, self.total_steps)
+        caption = (
+            f"weight decay {shown.weight_decay:g}, at the learning rate of hidden matrices; a model "
+            f"whose weights have a median size below {policy.small_weights:g} of the usual one gets "
+            "learning rates smaller by that size, which optimizer.plan() shows"
+        )
         table = Table("step", *shown.learning_rates, caption=caption)
         for i, step in enumerate(shown.steps):
             cells = [f"{values[i]:.2e}" for values in shown.learning_rates.values()]
