@@ -109,11 +109,14 @@ def train_theta(
     import jax
 
     from celo2.meta.checkpoint import theta_of
+    from celo2.meta.starts import STARTS
     from celo2.theta import Theta, load_theta
 
     provenance = _meta_train(name, config, out, console, paths or {})
     weights, seconds = theta_of(out)
-    theta = Theta(weights, config.inner.spec, name, provenance | _minutes(seconds))
+    # A theta that was adapted has the learning rates of the one that it began as.
+    policy = None if config.start in STARTS else load_theta(config.start).policy
+    theta = Theta(weights, config.inner.spec, name, provenance | _minutes(seconds), policy)
     path = out / "theta.safetensors"
     if path.exists() and load_theta(path).identity == theta.identity:
         theta = load_theta(path)  # its provenance is of when it was made

@@ -34,6 +34,7 @@ def test_the_shipped_theta_is_adapted_by_one_command(tmp_path, capsys):
     assert "on tests.families:Quadratic; " in " ".join(capsys.readouterr().out.split())
     theta, before = load_theta(tmp_path / "theta.safetensors"), load_theta("celo2")
     assert theta.provenance["config"]["start"] == "celo2"
+    assert theta.policy == before.policy
     assert theta.provenance["config"]["inner.loss_ceiling"] < 3
     moved = np.abs(theta.weights.w0 - before.weights.w0).max()
     assert 0 < moved < 0.05
