@@ -56,6 +56,9 @@ class Policy(NamedTuple):
     """Decoupled, at the learning rate of hidden matrices."""
     small_weights: Any
     """Median of `matrix_size` below which all learning rates are multiplied by it."""
+    reference_width: Any
+    """Median width of hidden matrices, their shorter side, above which their learning rate falls by
+    its root."""
 
     def peak(self, xp: Any, kind: str, total_steps: Any) -> Any:
         """Return the peak learning rate of a kind of parameter in a run of `total_steps`."""
@@ -91,6 +94,18 @@ class Policy(NamedTuple):
         known = (sizes > 0).sum()
         median = xp.sort(xp.where(sizes > 0, sizes, xp.inf))[(known - 1) // 2]
         return xp.where((known > 0) & (median < self.small_weights), median, 1.0)
+
+    def width_factor(self, xp: Any, widths: Any) -> Any:
+        """Return the factor on the learning rate of hidden matrices, 1 unless a model is wide.
+
+        An orthogonal update of RMS 1 has a spectral norm of the root of its longer side, so at
+        one learning rate wider matrices change what they compute by more (Yang, Simon, Bernstein:
+        A Spectral Condition for Feature Learning, arXiv 2310.17813).
+
+        `widths` (n,) are the shorter sides of the hidden matrices.
+        """
+        median = xp.sort(widths)[(len(widths) - 1) // 2]
+        return xp.minimum(1.0, xp.sqrt(self.reference_width / median))
 
     def numbers(self) -> dict[str, Any]:
         """Return the numbers by name: flat, as files, records and evolution have them."""
@@ -135,7 +150,7 @@ class Policy(NamedTuple):
         return policy
 
 
-SHAPE = ("warmup", "final", "linear", "weight_decay", "small_weights")
+SHAPE = ("warmup", "final", "linear", "weight_decay", "small_weights", "reference_width")
 """The numbers that all kinds of parameters share."""
 RANGES = {
     "at_1000": (1e-8, 1.0),
@@ -145,6 +160,7 @@ RANGES = {
     "linear": (0.0, 1.0),
     "weight_decay": (0.0, 100.0),
     "small_weights": (0.0, 1.0),
+    "reference_width": (1.0, 1e9),
 }
 
 
@@ -154,6 +170,11 @@ def matrix_size(xp: Any, mean_square: Any, view: MatrixView) -> Any:
     It is about 1 at the usual initializations; 0.58 of a square `torch.nn.Linear`.
     """
     return xp.sqrt(mean_square * math.prod(view.long_lengths))
+
+
+def matrix_width(view: MatrixView) -> int:
+    """Return the shorter side of a matrix: of fused and of separate projections, the model's."""
+    return math.prod(view.short_lengths)
 
 
 def check_total_steps(total_steps: Any) -> int:
@@ -193,10 +214,12 @@ def plan(
     total_steps: int,
     steps: Sequence[int] | None = None,
     weight_factor: float = 1.0,
+    width_factor: float = 1.0,
 ) -> Plan:
     """Return the learning rate of each kind of parameter at some steps, by default at eleven.
 
-    `weight_factor` is `Policy.weight_factor` of the model, 1 unless its weights are small.
+    `weight_factor` and `width_factor` are those of the policy for the model, 1 unless its weights
+    are small or it is wide.
 
     Raises:
         InputError: `total_steps` is not a whole number above 0.
@@ -208,5 +231,7 @@ def plan(
     rates = {}
     for kind in KINDS:
         peak = float(policy.peak(np, kind, total_steps)) * weight_factor
+        if kind == HIDDEN:
+            peak *= width_factor
         rates[kind] = tuple(peak * factor for factor in factors)
     return Plan(tuple(steps), rates, float(policy.weight_decay))

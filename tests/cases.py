@@ -22,6 +22,7 @@ POLICY = Policy(
     linear=1.0,
     weight_decay=0.1,
     small_weights=0.1,
+    reference_width=128.0,
 )
 """Of the tests of `total_steps`; not the shipped one."""
 GOLDEN_CASES = sorted(

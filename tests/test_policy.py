@@ -9,7 +9,7 @@ import pytest
 
 from celo2 import InputError, load_theta
 from celo2.parameters.views import MatrixAxes, matrix_views
-from celo2.policy import Policy, PowerLaw, matrix_size, plan
+from celo2.policy import Policy, PowerLaw, matrix_size, matrix_width, plan
 from tests.cases import THETA
 
 POLICY = Policy(
@@ -22,6 +22,7 @@ POLICY = Policy(
     linear=1.0,
     weight_decay=0.3,
     small_weights=0.1,
+    reference_width=128.0,
 )
 
 
@@ -128,3 +129,25 @@ def test_the_shipped_theta_has_a_policy():
     assert policy == Policy.from_json(policy.to_json())
     with pytest.raises(InputError, match="theta 'celo2-base' has no policy"):
         load_theta("celo2-base").required_policy()
+
+
+@pytest.mark.parametrize(
+    ("widths", "factor"),
+    [([64, 128, 128], 1.0), ([512, 512], 0.5), ([10, 512, 2048], 0.5), ([32, 512], 1.0)],
+)
+def test_wide_matrices_have_a_smaller_learning_rate(widths, factor):
+    """sqrt(128 / 512), by the median, of two the lower; narrow ones do not have a larger one."""
+    assert float(POLICY.width_factor(np, np.array(widths))) == pytest.approx(factor)
+
+
+def test_the_width_of_fused_and_separate_projections_is_that_of_the_model():
+    axes = MatrixAxes(fan_in=-2, fan_out=-1)
+    for shape in ((64, 192), (64, 64), (256, 64)):
+        assert matrix_width(matrix_views(shape, axes)[0]) == 64
+
+
+def test_a_plan_shows_the_factor_of_hidden_matrices_alone():
+    wide, usual = plan(POLICY, 100, width_factor=0.5), plan(POLICY, 100)
+    for kind, values in usual.learning_rates.items():
+        factor = 0.5 if kind == "hidden" else 1.0
+        assert wide.learning_rates[kind] == pytest.approx([factor * value for value in values])

@@ -60,8 +60,8 @@ class Bench:
         "weights-10x",
         "bfloat16",
     )
-    """What --part variants changes: the batch size, the scale that weights are stored at, or the
-    dtype that the network computes in."""
+    """What --part variants changes: the batch size, the scale that weights are stored at, the dtype
+    that the network computes in, or, by width-4x, its width. Of validation problems too."""
     validation: Path = Path("records/validation/runs.jsonl")
     """The recorded runs by which --part single chooses."""
     velo: Path | None = None
@@ -134,9 +134,11 @@ class Bench:
         return found if self.velo is None else {**found, "VeLO": velo(self.velo)}
 
     def _problems(self) -> list[Problem]:
-        from celo2.evaluate.suites import BENCHMARK, LADDER, problem
+        from celo2.evaluate.suites import BENCHMARK, LADDER, VALIDATION, problem
 
         names = self.problems
+        if self.part == "variants" and names is not None:
+            return [problem(name, 1, {**VALIDATION, **BENCHMARK}) for name in names]
         if self.part == "ladder":
             names = tuple(LADDER) if names is None else names
             return [problem(name, 1, LADDER) for name in names]

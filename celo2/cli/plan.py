@@ -25,9 +25,9 @@ class Plan:
         policy = load_theta(self.theta).required_policy()
         shown = plan(policy, self.total_steps)
         caption = (
-            f"weight decay {shown.weight_decay:g}, at the learning rate of hidden matrices; a model "
-            f"whose weights have a median size below {policy.small_weights:g} of the usual one gets "
-            "learning rates smaller by that size, which optimizer.plan() shows"
+            f"weight decay {shown.weight_decay:g}, at this learning rate of hidden matrices; "
+            "optimizer.plan() shows that of your model, which is lower where it is wider than "
+            f"{policy.reference_width:g}, or its weights are far smaller than usual"
         )
         table = Table("step", *shown.learning_rates, caption=caption)
         for i, step in enumerate(shown.steps):

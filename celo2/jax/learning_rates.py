@@ -15,7 +15,7 @@ from celo2.jax.routing import route
 from celo2.jax.transform import Axes, axes_tree
 from celo2.parameters.routing import CELO2, HEAD, HIDDEN
 from celo2.parameters.views import matrix_views
-from celo2.policy import Policy, check_total_steps, matrix_size
+from celo2.policy import Policy, check_total_steps, matrix_size, matrix_width
 from celo2.theta import Theta
 
 ONE_OF_TWO = (
@@ -102,6 +102,27 @@ def scale_by_initial_weights(
         return jax.tree.map(lambda u: (state.factor * u).astype(u.dtype), updates), state
 
     return optax.GradientTransformation(init, update)
+
+
+def scale_by_width(policy: Policy, axes: Axes = None) -> optax.GradientTransformation:
+    """Multiply updates of hidden matrices by the policy's factor for their widths.
+
+    `axes` are as in `scale_by_celo2`. Leaves of fewer than two axes are no matrices, and scaled as
+    well.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        leaves, structure = jax.tree.flatten(params)
+        widths = []
+        for p, reading in zip(
+            leaves, structure.flatten_up_to(axes_tree(axes, params)), strict=True
+        ):
+            if jnp.ndim(p) > 1 and jnp.size(p):
+                widths.append(matrix_width(matrix_views(jnp.shape(p), reading)[0]))
+        factor = policy.width_factor(jnp, jnp.array(widths, float)) if widths else 1.0
+        return jax.tree.map(lambda u: (factor * u).astype(u.dtype), updates), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def _hidden_sizes(labels: Any, axes: Axes, params: Any) -> list[jax.Array]:

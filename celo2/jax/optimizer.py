@@ -13,7 +13,12 @@ import optax
 
 from celo2.errors import InputError
 from celo2.jax.adam import scale_by_adam
-from celo2.jax.learning_rates import LearningRates, resolve, scale_by_initial_weights
+from celo2.jax.learning_rates import (
+    LearningRates,
+    resolve,
+    scale_by_initial_weights,
+    scale_by_width,
+)
 from celo2.jax.routing import route, rules
 from celo2.jax.transform import Axes, scale_by_celo2
 from celo2.parameters.routing import ADAMW, CELO2, check_rule
@@ -95,10 +100,13 @@ def celo2(
     labels = _checked(routed if labels is None else labels)
     adam = scale_by_adam(b1, b2, eps)
     mask = _decaying if weight_decay_mask is None else weight_decay_mask
+    policy = learning_rates.policy
+    if policy is not None:
+        learned = optax.chain(learned, scale_by_width(policy, axes))
     updates = optax.partition(_transforms(learned, adam, learning_rates, mask), labels)
-    if learning_rates.policy is None:
+    if policy is None:
         return updates
-    return optax.chain(updates, scale_by_initial_weights(learning_rates.policy, labels, axes))
+    return optax.chain(updates, scale_by_initial_weights(policy, labels, axes))
 
 
 def _transforms(

@@ -1,4 +1,4 @@
-"""Variants of a task family: another batch size, weights at another scale, bfloat16."""
+"""Variants of a task family: other sizes, weights at another scale, bfloat16."""
 
 from __future__ import annotations
 
@@ -58,6 +58,20 @@ def with_batch_size(family: TaskFamily, factor: float) -> TaskFamily:
     return dataclasses.replace(family, data=dataclasses.replace(data, batch_size=size))  # type: ignore[type-var]
 
 
+def with_width(family: TaskFamily, factor: int) -> TaskFamily:
+    """Return the family with networks that many times as wide.
+
+    Raises:
+        InputError: the family states no width.
+    """
+    if hasattr(family, "width"):
+        return dataclasses.replace(family, width=factor * family.width)  # type: ignore[type-var]
+    if hasattr(family, "hidden") and isinstance(family.hidden, tuple):
+        wider = tuple(factor * width for width in family.hidden)
+        return dataclasses.replace(family, hidden=wider)  # type: ignore[type-var]
+    raise InputError(f"{type(family).__name__} states no width; take another problem")
+
+
 def at_scale(family: TaskFamily, factor: float) -> TaskFamily:
     """Return the family with all weights that many times as large, which the network divides by."""
     return Reparametrize(family, 1 / factor, 1 / factor)
@@ -73,6 +87,7 @@ class Variant(NamedTuple):
 VARIANTS: dict[str, Variant] = {
     "batch-quarter": Variant("batch size / 4", lambda family: with_batch_size(family, 0.25)),
     "batch-4x": Variant("batch size x 4", lambda family: with_batch_size(family, 4.0)),
+    "width-4x": Variant("4 x as wide", lambda family: with_width(family, 4)),
     "weights-tenth": Variant("weights stored / 10", lambda family: at_scale(family, 0.1)),
     "weights-10x": Variant("weights stored x 10", lambda family: at_scale(family, 10.0)),
     "bfloat16": Variant("computed in bfloat16", InBfloat16),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from celo2.errors import InputError
 from celo2.parameters.routing import HIDDEN
-from celo2.policy import Plan, check_total_steps, matrix_size, plan
+from celo2.parameters.views import MatrixView
+from celo2.policy import Plan, check_total_steps, matrix_size, matrix_width, plan
 from celo2.theta import Theta
 from celo2.torch import distributed
 from celo2.torch.param_groups import parts
@@ -33,8 +34,9 @@ class Schedule:
 
     A group has "lr", the base learning rate of the latest step (of the first before it), times
     "lr_scale" if it states one; "lr_multiplier", that of its kind of parameter over hidden
-    matrices; "steps", the steps taken; and "weight_factor", the policy's factor for the weights
-    before the first step (1 until then). In a checkpoint, the last two are read.
+    matrices of usual width (of these, the policy's factor for a wide model, 1 before the first
+    step); "steps", the steps taken; and "weight_factor", the policy's factor for the weights before
+    the first step (1 until then). In a checkpoint, the last two are read.
 
     Raises:
         InputError: `total_steps` is not a whole number above 0, or theta has no policy.
@@ -52,7 +54,8 @@ class Schedule:
     def plan(self, groups: Sequence[Group]) -> Plan:
         """Return the learning rates of the run."""
         factor = self._weight_factor if self._steps else self._factor_now(groups)
-        return plan(self.policy, self.total_steps, weight_factor=factor)
+        width_factor = self._width_factor(groups)
+        return plan(self.policy, self.total_steps, weight_factor=factor, width_factor=width_factor)
 
     def defaults(self) -> Group:
         """Return the hyperparameters of every group."""
@@ -95,6 +98,7 @@ class Schedule:
             )
         if self._steps == 0:
             self._weight_factor = self._factor_now(groups)
+            self._fit_width(groups)
         self._steps += 1
         for group in groups:
             self._write(group)
@@ -120,11 +124,25 @@ class Schedule:
         for group, multiplier in zip(groups, multipliers, strict=True):
             group["lr_multiplier"] = multiplier
             self._write(group)
+        self._fit_width(groups)
 
     def _factor_now(self, groups: Sequence[Group]) -> float:
         """Return the policy's factor for the weights as they are."""
         sizes = np.array(hidden_sizes(groups))
         return float(self.policy.weight_factor(np, sizes)) if len(sizes) else 1.0
+
+    def _fit_width(self, groups: Sequence[Group]) -> None:
+        """Write the factor for the model's width into groups that state no multiplier."""
+        before, now = self.multipliers[HIDDEN], self._width_factor(groups)
+        for group in groups:
+            if group["kind"] == HIDDEN and group["lr_multiplier"] == before:
+                group["lr_multiplier"] = now
+        self.multipliers[HIDDEN] = now
+
+    def _width_factor(self, groups: Sequence[Group]) -> float:
+        """Return the policy's factor for the widths of the matrices that the rule updates."""
+        widths = np.array([matrix_width(view) for view, _, _ in hidden_matrices(groups)])
+        return float(self.policy.width_factor(np, widths)) if len(widths) else 1.0
 
     def _base(self) -> float:
         """Return the learning rate of hidden matrices at the latest step."""
@@ -146,17 +164,22 @@ class Schedule:
             )
 
 
+def hidden_matrices(groups: Sequence[Group]) -> Iterator[tuple[MatrixView, str, Tensor]]:
+    """Yield how each parameter that the rule updates is read, its name and the parameter."""
+    for group in groups:
+        for name, p in zip(group["param_names"], group["params"], strict=True):
+            if group["kind"] == HIDDEN and p.ndim > 1 and p.numel():
+                yield parts(p, group)[0], name, p
+
+
 def hidden_sizes(groups: Sequence[Group]) -> list[float]:
     """Return the size of each matrix that the rule updates; see `matrix_size`.
 
     Every rank joins one all-reduce per sharded parameter, and the device is waited for.
     """
     sizes = []
-    for group in groups:
-        for name, p in zip(group["param_names"], group["params"], strict=True):
-            if group["kind"] == HIDDEN and p.ndim > 1 and p.numel():
-                mean_square = distributed.mean_square(p, name)
-                sizes.append(float(matrix_size(np, mean_square, parts(p, group)[0])))
+    for view, name, p in hidden_matrices(groups):
+        sizes.append(float(matrix_size(np, distributed.mean_square(p, name), view)))
     return sizes
 
 

@@ -15,7 +15,13 @@ from celo2.evaluate.scores import run_of
 from celo2.evaluate.suites import Problem
 from celo2.evaluate.variants import FACTORS, recorded_variants, run_around, varied
 from celo2.tasks.mlp import ImageMLP
-from celo2.tasks.variants import VARIANTS, InBfloat16, at_scale, with_batch_size
+from celo2.tasks.variants import (
+    VARIANTS,
+    InBfloat16,
+    at_scale,
+    with_batch_size,
+    with_width,
+)
 from tests.families import BatchNorm, Quadratic
 
 TINY = Problem("tiny", Quadratic, 30)
@@ -40,6 +46,15 @@ def test_a_batch_is_so_many_times_as_large():
         assert len(images) == size
     with pytest.raises(InputError, match="Quadratic has no data set with a batch size; take"):
         with_batch_size(Quadratic(), 2.0)
+
+
+def test_a_network_is_so_many_times_as_wide():
+    family = with_width(ImageMLP(small_images(), hidden=(16, 8)), 4)
+    params, _ = family.init(jax.random.key(0), family.sample(jax.random.key(1)))
+    matrices = [p.shape for p in params.values() if p.ndim > 1]
+    assert sorted(matrices) == [(32, 10), (64, 32), (64, 64)]
+    with pytest.raises(InputError, match="Quadratic states no width; take another problem"):
+        with_width(Quadratic(), 4)
 
 
 def test_weights_at_another_scale_compute_the_same_and_their_gradients_are_scaled():
@@ -109,4 +124,4 @@ def test_an_optimizer_with_nothing_to_tune_runs_a_variant_once(tmp_path):
 def test_an_unknown_variant_is_refused():
     with pytest.raises(InputError, match="unknown variant 'huge': take some of batch-quarter, ba"):
         varied(TINY, "huge")
-    assert len(VARIANTS) == 5
+    assert len(VARIANTS) == 6

@@ -39,14 +39,16 @@ def train(optimizer, params, grads, steps):
     return params
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.01])
-def test_torch_and_jax_agree(scale):
+@pytest.mark.parametrize(("scale", "reference_width"), [(1.0, 128.0), (0.01, 128.0), (1.0, 2.0)])
+def test_torch_and_jax_agree(scale, reference_width):
     steps, total_steps = 6, 5  # one step past the end
     params, grads = draw(steps)
+    policy = POLICY._replace(reference_width=reference_width)
+    theta = dataclasses.replace(RULE, policy=policy)
     params = {name: np.float32(scale) * p for name, p in params.items()}
-    ours = train(celo2(total_steps=total_steps, theta=THETA), params, grads, steps)
+    ours = train(celo2(total_steps=total_steps, theta=theta), params, grads, steps)
     tensors = {name: torch.tensor(p.T if p.ndim > 1 else p) for name, p in params.items()}
-    optimizer = Celo2(list(tensors.items()), total_steps=total_steps, theta=THETA)
+    optimizer = Celo2(list(tensors.items()), total_steps=total_steps, theta=theta)
     for step in range(steps - 1):
         for name, p in tensors.items():
             p.grad = torch.tensor(grads[name][step].T)
@@ -135,3 +137,19 @@ def test_numbers_of_a_policy_may_be_traced_and_batched():
 def test_bad_input_gets_one_sentence(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_hidden_matrices_of_a_wide_model_move_less_and_decay_as_before():
+    """Width 8, reference 2: the update of the hidden matrix is halved, weight decay is not."""
+    params, grads = draw(1)
+    halved = dataclasses.replace(RULE, policy=POLICY._replace(reference_width=2.0))
+    moved = {}
+    for name, theta in (("usual", THETA), ("wide", halved)):
+        after = train(celo2(total_steps=5, theta=theta), params, grads, 1)
+        moved[name] = {key: np.asarray(after[key]) - params[key] for key in params}
+    rate = plan(POLICY, 5, [0]).learning_rates["hidden"][0]
+    decay = -rate * POLICY.weight_decay * params["first.w"]
+    expected = 0.5 * (moved["usual"]["first.w"] - decay) + decay
+    np.testing.assert_allclose(moved["wide"]["first.w"], expected, rtol=1e-3, atol=1e-6)
+    for name in ("embedding", "head", "first.bias"):
+        np.testing.assert_allclose(moved["wide"][name], moved["usual"][name], rtol=1e-5)

@@ -18,7 +18,15 @@ from tests.families import Quadratic
 pytestmark = pytest.mark.slow
 
 SLOW = PowerLaw(1e-3, 0.0)
-START = Policy(*[SLOW] * 4, warmup=0.1, final=0.0, linear=1.0, weight_decay=0.0, small_weights=0.1)
+START = Policy(
+    *[SLOW] * 4,
+    warmup=0.1,
+    final=0.0,
+    linear=1.0,
+    weight_decay=0.0,
+    small_weights=0.1,
+    reference_width=128.0,
+)
 THETA = dataclasses.replace(RULE, policy=START)
 TASKS = {"quadratic": Quadratic()}
 SEARCH = PolicySearch(horizons=(8, 16), population=6, generations=4, seeds=1)

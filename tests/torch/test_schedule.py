@@ -73,6 +73,25 @@ def test_small_weights_scale_the_learning_rates_for_the_whole_run():
     assert learning_rates(other) == learning_rates(optimizer)
 
 
+def test_a_wide_model_has_a_smaller_learning_rate_of_hidden_matrices():
+    """The shorter sides are 16 and 12, of which the lower counts; the factor is sqrt(3 / 12)."""
+    theta = dataclasses.replace(RULE, policy=POLICY._replace(reference_width=3.0))
+    model = Model()
+    optimizer = Celo2(model, total_steps=8, theta=theta)
+    expected = plan(POLICY, 8, range(8)).learning_rates
+    shown = optimizer.plan().learning_rates
+    assert shown["hidden"][0] == pytest.approx(0.5 * expected["hidden"][0])
+    for step in range(3):
+        train(model, optimizer, 1, step)
+        now = learning_rates(optimizer)
+        for kind in KINDS:
+            factor = 0.5 if kind == "hidden" else 1.0
+            assert now[kind] == pytest.approx(factor * expected[kind][step], rel=1e-6), (kind, step)
+    other = Celo2(copy.deepcopy(model), total_steps=8, theta=theta)
+    other.load_state_dict(optimizer.state_dict())
+    assert learning_rates(other) == learning_rates(optimizer)
+
+
 def test_a_model_learns_without_a_learning_rate():
     model = Model()
     losses = train(model, Celo2(model, total_steps=150), 150)

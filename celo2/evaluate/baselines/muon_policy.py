@@ -14,7 +14,7 @@ import optax
 
 from celo2.evaluate.baselines.base import Baseline, Grid, Settings, decaying
 from celo2.evaluate.baselines.muon import hidden_or_not, muon_direction
-from celo2.jax.learning_rates import resolve, scale_by_initial_weights
+from celo2.jax.learning_rates import resolve, scale_by_initial_weights, scale_by_width
 from celo2.policy import Policy
 from celo2.theta import Theta
 
@@ -33,7 +33,8 @@ def muon_total_steps(theta: Theta) -> Baseline:
 
 
 def _build(theta: Theta, settings: Settings, steps: int) -> optax.GradientTransformationExtraArgs:
-    theta = dataclasses.replace(theta, policy=Policy.of(settings))
+    policy = Policy.of(settings)
+    theta = dataclasses.replace(theta, policy=policy)
     learning_rates = resolve(theta, None, steps, None, None)
     tail = [
         optax.add_decayed_weights(learning_rates.weight_decay, decaying),
@@ -41,9 +42,9 @@ def _build(theta: Theta, settings: Settings, steps: int) -> optax.GradientTransf
     ]
     adam = optax.scale_by_adam(b1=0.9, b2=0.95)
     transforms: dict[Hashable, optax.GradientTransformation] = {
-        "celo2": optax.chain(muon_direction(settings["momentum"]), *tail),
+        "celo2": optax.chain(muon_direction(settings["momentum"]), scale_by_width(policy), *tail),
         "adamw": optax.chain(adam, learning_rates.multiply, *tail),
     }
-    scale = scale_by_initial_weights(theta.required_policy(), hidden_or_not)
+    scale = scale_by_initial_weights(policy, hidden_or_not)
     updates = optax.chain(optax.partition(transforms, hidden_or_not), scale)
     return optax.with_extra_args_support(updates)
