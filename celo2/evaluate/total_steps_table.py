@@ -11,9 +11,12 @@ from celo2.evaluate.records import Records
 from celo2.evaluate.scores import Score, ratio, recorded_score
 from celo2.evaluate.suites import VALIDATION
 from celo2.evaluate.tables import Table
+from celo2.evaluate.variants import recorded_variants
 from celo2.theta import load_theta
 
 RECORDS = "records/validation/runs.jsonl"
+WIDE, WIDE_SEEDS = "width-4x", (1,)
+"""The variant of a problem, and the seed it is recorded on."""
 LENGTHS = (1, 10)
 """Factors of the problems' steps for which tuned optimizers are recorded."""
 
@@ -47,6 +50,29 @@ def total_steps(root: Path) -> Table:
             rows.append((f"mean of {len(found)}", "", "", *means))
     titles = "over tuned Muon", "over tuned AdamW", "over Muon by this policy"
     return Table(("", "steps", "seeds", *titles), tuple(rows))
+
+
+def wide(root: Path) -> Table:
+    """Return held-out losses of networks four times as wide, over those of Muon and AdamW.
+
+    These run at the settings that are best on the problem itself, at the best of five learning
+    rates around them, each on the same seeds.
+    """
+    records = Records(root / RECORDS)
+    ours = celo2_total_steps(load_theta("celo2"))
+    rows = []
+    for name, entry in VALIDATION.items():
+        at = records, name, entry.steps
+        mine = recorded_variants(*at, ours, WIDE_SEEDS).get(WIDE)
+        if mine is None:
+            continue
+        cells = []
+        for rival in (MUON, ADAMW):
+            curve = recorded_variants(*at, rival, WIDE_SEEDS).get(WIDE)
+            cells.append(f"{mine[1.0] / min(curve.values()):.3f}" if curve else "not recorded")
+        rows.append((entry.title, f"{entry.steps:,}", f"{mine[1.0]:.4f}", *cells))
+    header = ("4 x as wide", "steps", "held-out loss", "over Muon", "over AdamW")
+    return Table(header, rows or [("none is recorded", "", "", "", "")])
 
 
 def _mean(ratios: Sequence[float | None]) -> str:

@@ -54,9 +54,9 @@ def celo2(
     Args:
         learning_rate: RMS of the update of every matrix per step; a number or an optax schedule.
         total_steps: number of steps of the whole run. Learning rates, warm-up, decay and weight
-            decay are then those of theta's policy (`celo2.policy`), which reads the size of the
-            parameters that `init` is given; later steps stay at the last learning rate. It may be
-            traced.
+            decay are then those of theta's policy (`celo2.policy`), which reads the width of hidden
+            matrices and the size of the parameters that `init` is given; later steps stay at the
+            last learning rate. It may be traced.
         weight_decay: decoupled weight decay, p <- p - learning_rate * weight_decay * p, under both
             optimizers, at the learning rate of hidden matrices. None: the policy's, or 0 with
             `learning_rate`; that of `optax.adamw` is 1e-4, of PyTorch's AdamW 0.01.

@@ -3,7 +3,8 @@
 from celo2.evaluate.baselines import ADAMW, MUON, celo2_total_steps, muon_total_steps
 from celo2.evaluate.records import Records
 from celo2.evaluate.scores import run_of
-from celo2.evaluate.total_steps_table import total_steps
+from celo2.evaluate.total_steps_table import total_steps, wide
+from celo2.evaluate.variants import variant_name
 from celo2.theta import load_theta
 
 OURS = celo2_total_steps(load_theta("celo2"))
@@ -33,3 +34,23 @@ def test_ratios_over_the_seeds_that_both_have(tmp_path):
         ("byte LSTM", "4,000", "1", "1.500", "not recorded", "not recorded"),
         ("mean of 1", "", "", "1.500", "", ""),
     )
+
+
+def test_a_wide_network_is_set_over_the_best_of_the_learning_rates_around_the_tuned_one(tmp_path):
+    (tmp_path / "records/validation").mkdir(parents=True)
+    records = Records(tmp_path / "records/validation/runs.jsonl")
+    variant = variant_name("fashion-mlp", "width-4x")
+
+    def add(problem, baseline, settings, seed, loss):
+        records.add(run_of(problem, 400, baseline, settings, seed), {"loss": loss})
+
+    assert wide(tmp_path).rows == [("none is recorded", "", "", "", "")]
+    for baseline, settings in ((OURS, POLICY), (MUON, TUNED)):
+        for seed in (0, 1):
+            add("fashion-mlp", baseline, settings, seed, 1.0)
+    add(variant, OURS, POLICY, 1, 0.9)
+    for factor, loss in ((0.5, 1.0), (1.0, 1.5), (2.0, 3.0)):
+        add(variant, MUON, {"learning_rate": factor * 1e-3}, 1, loss)
+    assert wide(tmp_path).rows == [
+        ("Fashion-MNIST MLP", "400", "0.9000", "0.900", "not recorded"),
+    ]
