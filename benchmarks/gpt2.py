@@ -5,15 +5,14 @@
 The network is the demo's, as wide and deep as GPT-2 small and with its vocabulary, head tied to the
 embedding, on tokens of the text (BPE, learned on it). Each optimizer runs at each of its learning
 rates, with one schedule for all, and Celo2 once by `total_steps=`, with nothing tuned. A call stops
-after `minutes` and saves; the same command goes on where it stopped, bit for bit. Results are one
-JSON line per run, with the loss of each step, the held-out loss, the time of a step and the memory.
-Small sizes run on a CPU.
+after `minutes` and saves, as it does every two minutes; the same command goes on where it stopped,
+on a CPU bit for bit. Results are one JSON line per run, with the loss of each step, the held-out
+loss, the time of a step and the memory. Small sizes run on a CPU.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from celo2.torch.module_routing import route_module
 
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.1
 HELD_OUT_BATCHES = 8
+SAVE_SECONDS = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Config:
     optimizers: tuple[str, ...] = ("celo2-total-steps", "celo2", "muon", "adamw")
     """Some of these four."""
     learning_rates: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3)
-    """Of each optimizer, the RMS of its updates about; celo2-total-steps has none."""
+    """Tried for each optimizer, roughly the RMS of its updates; celo2-total-steps has none."""
     tokens: int = 20_000_000
     """To train on, per run."""
     batch: int = 16
@@ -65,7 +65,7 @@ class Config:
     seed: int = 0
     minutes: float = 9.0
     """After which a call saves and stops."""
-    out: Path = Path("records/speed/gpt2")
+    out: Path = Path("runs/gpt2")
     """Folder of runs.jsonl, and of the checkpoint of a run that is not done."""
 
     @property
@@ -90,7 +90,7 @@ def _muon(model: nn.Module, lr: float, steps: int) -> list[Optimizer]:
     hidden, rest = divided(model)
     # Its updates then have the RMS of AdamW's, so that the learning rates mean the same.
     muon = Muon(hidden, lr, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
-    return [muon, AdamW(rest, lr, betas=BETAS, weight_decay=0.0)]
+    return [muon, AdamW(rest, lr, betas=BETAS, weight_decay=WEIGHT_DECAY)]
 
 
 def _celo2(model: nn.Module, lr: float, steps: int) -> list[Optimizer]:
@@ -112,7 +112,11 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float, int], list[Optimizer]]] = {
 class Run:
     """One run: everything that a checkpoint holds."""
 
-    def __init__(self, config: Config, name: str, learning_rate: float | None) -> None:
+    def __init__(self, config: Config, identity: dict[str, Any]) -> None:
+        self.identity = identity
+        name, learning_rate = identity["optimizer"], identity["learning_rate"]
+        if config.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(config.device)
         sizes = GPTConfig(config.width, config.layers, config.context)
         model = GPT(sizes, config.seed, config.vocabulary, config.width // config.heads)
         model.head.weight = model.token_embedding.weight
@@ -157,14 +161,17 @@ class Run:
     def save(self, path: Path) -> None:
         """Write the checkpoint as a whole."""
         parts = [each.state_dict() for each in (self.model, *self.optimizers, *self.schedules)]
-        content = {"parts": parts, "losses": self.losses, "seconds": self.seconds}
+        content = {"run": self.identity, "parts": parts}
+        content |= {"losses": self.losses, "seconds": self.seconds}
         temporary = path.with_suffix(".part")
         torch.save(content, temporary)
         temporary.replace(path)
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint, if it is of this run."""
         content = torch.load(path, map_location=self.device, weights_only=True)
+        if content["run"] != self.identity:
+            return
         parts = (self.model, *self.optimizers, *self.schedules)
         for each, state in zip(parts, content["parts"], strict=True):
             each.load_state_dict(state)
@@ -184,8 +191,8 @@ def identities(config: Config) -> list[dict[str, Any]]:
     return found
 
 
-def main(config: Config) -> bool:
-    """Go on until all runs are done or the minutes are over; return whether they are done."""
+def main(config: Config) -> None:
+    """Go on until all runs are done or the minutes are over."""
     until = time.monotonic() + 60 * config.minutes
     path, checkpoint = config.out / "runs.jsonl", config.out / "checkpoint.pt"
     done = [line["run"] for line in read_lines(path)] if path.exists() else []
@@ -196,31 +203,32 @@ def main(config: Config) -> bool:
         if identity in done:
             continue
         name = f"{identity['optimizer']} at {identity['learning_rate'] or 'total_steps'}"
-        # A checkpoint of another run has another name beside it.
-        mark = config.out / "checkpoint.json"
-        run = Run(config, identity["optimizer"], identity["learning_rate"])
-        if checkpoint.exists() and json.loads(mark.read_text()) == identity:
+        run = Run(config, identity)
+        if checkpoint.exists():
             run.load(checkpoint)
-        if not train(run, tokens, until, name):
-            run.save(checkpoint)
-            mark.write_text(json.dumps(identity))
+        if not train(run, tokens, until, name, checkpoint):
             print(f"saved {name} after {len(run.losses)} steps; run the same command to go on")
-            return False
+            return
         append_line(path, {"run": identity, **result(run, tokens), **provenance()})
         checkpoint.unlink(missing_ok=True)
+        del run  # before the next one is on the device
     show(path)
-    return True
 
 
-def train(run: Run, tokens: Tokens, until: float, name: str) -> bool:
+def train(run: Run, tokens: Tokens, until: float, name: str, checkpoint: Path) -> bool:
     """Train to the end or until the time is over; return whether it is the end."""
+    saved = time.monotonic()
     while len(run.losses) < run.config.steps:
         run.step(tokens.train)
         count = len(run.losses)
         if count % 50 == 0:
             left = (run.config.steps - count) * statistics.median(run.seconds) / 60
             print(f"{name}: step {count}, loss {run.losses[-1]:.3f}, {left:.0f} minutes left")
-        if time.monotonic() > until and count < run.config.steps:
+        now, ended = time.monotonic(), count == run.config.steps
+        if not ended and (now > until or now - saved > SAVE_SECONDS):
+            run.save(checkpoint)
+            saved = now
+        if not ended and now > until:
             return False
     return True
 

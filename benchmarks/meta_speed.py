@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import importlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -236,6 +237,8 @@ def products_speed(n: int = 1024) -> float:
 
 def main(config: Config) -> None:
     """Measure, print, save."""
+    if config.out == Config.out and config != Config():
+        sys.exit("--out is where celo2 report reads the default settings; give another file")
     use_cores(*config.trajectories)
     ways = config.ways
     results = {count: measure(count, ways) for count in config.trajectories}

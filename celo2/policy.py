@@ -135,7 +135,8 @@ class Policy(NamedTuple):
             InputError: it is not JSON, or a number is absent, unknown or out of range.
         """
         try:
-            numbers = json.loads(text)
+            # Without a law for wide models, as policies were first written, there is none.
+            numbers = {"reference_width": RANGES["reference_width"][1]} | json.loads(text)
             policy = cls.of({name: float(value) for name, value in numbers.items()})
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(

@@ -5,7 +5,7 @@ step, the bytes of state and of temporaries. Only parameters and random gradient
 forward pass; all optimizers of a setting (model and dtype of its parameters) update the same
 parameters in one process, taking turns, and medians and their ratios are reported. A measurement
 replaces earlier results of its setting; other settings stay in the file. `celo2 report` writes the
-tables of docs/costs.md from it.
+tables of docs/costs.md from that of the CPU.
 
 Every optimizer has the routing of Celo2: hidden matrices and convolutions by the rule that is
 measured, the rest by AdamW. torch.optim.Muon takes matrices only, so it gets a convolution kernel
@@ -65,6 +65,8 @@ def main() -> None:
         sys.exit(f"--optimizers has no {BASELINE}, the baseline of the ratios; add it")
     elif config.profile and "celo2" not in config.optimizers:
         sys.exit("--profile is of celo2, and --optimizers has no celo2; add it")
+    elif config.profile and config.device != "cpu":
+        sys.exit("--profile adds up processor time, which says nothing of a GPU; leave it out")
     else:
         run(config, Console())
 

@@ -67,7 +67,7 @@ class Benchmark:
     @property
     def results(self) -> Path:
         """The file of the results."""
-        suffix = "" if self.device == "cpu" else f"-{self.device}"
+        suffix = "" if self.device == "cpu" else "-cuda"
         return self.out or Path(f"records/speed/optimizer-step{suffix}.json")
 
 
@@ -144,18 +144,22 @@ def measure(
 
 def seconds(optimizers: Sequence[Optimizer]) -> float:
     """Return the seconds of one step of all parameters."""
-    wait()
+    _wait(optimizers)
     began = time.perf_counter()
     for optimizer in optimizers:
         optimizer.step()
-    wait()
+    _wait(optimizers)
     return time.perf_counter() - began
 
 
-def wait() -> None:
+def _wait(optimizers: Sequence[Optimizer]) -> None:
     """Wait for what a GPU was given to do."""
-    if torch.cuda.is_available():
+    if _on_gpu(optimizers):
         torch.cuda.synchronize()
+
+
+def _on_gpu(optimizers: Sequence[Optimizer]) -> bool:
+    return optimizers[0].param_groups[0]["params"][0].is_cuda
 
 
 def state_bytes(optimizers: Sequence[Optimizer]) -> int:
@@ -172,7 +176,7 @@ def temporary_bytes(optimizers: Sequence[Optimizer]) -> int:
 
     What was there before the step is not counted.
     """
-    if torch.cuda.is_available():
+    if _on_gpu(optimizers):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         seconds(optimizers)

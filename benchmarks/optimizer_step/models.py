@@ -95,12 +95,7 @@ def vit_b(layers: int) -> nn.Module:
 
 def build(name: str, layers: int, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
     """Return a model with gradients, the same on every device."""
-    model = draw_gradients(MODELS[name](layers).to(dtype))
-    grads = [p.grad for p in model.parameters()]
-    model = model.to(device)
-    for p, g in zip(model.parameters(), grads, strict=True):
-        p.grad = None if g is None else g.to(device)
-    return model
+    return draw_gradients(MODELS[name](layers).to(dtype)).to(device)
 
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {

@@ -9,12 +9,12 @@ from celo2.baselines.checkpoint import convert_checkpoint
 from celo2.baselines.theta import (
     CeloWeights,
     VeloWeights,
-    identity,
     load_celo,
     load_velo,
     random_celo,
     random_velo,
     save_weights,
+    weights_hash,
 )
 from celo2.baselines.velo import velo
 
@@ -25,11 +25,11 @@ __all__ = [
     "celo_adam",
     "celo_mlp",
     "convert_checkpoint",
-    "identity",
     "load_celo",
     "load_velo",
     "random_celo",
     "random_velo",
     "save_weights",
     "velo",
+    "weights_hash",
 ]

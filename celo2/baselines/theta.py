@@ -90,7 +90,7 @@ def random_velo(seed: int, width: int, mlps: int) -> VeloWeights:
     return _velo(_drawn(seed, _shapes(VELO_INPUTS, width, mlps)))
 
 
-def identity(weights: CeloWeights | VeloWeights) -> str:
+def weights_hash(weights: CeloWeights | VeloWeights) -> str:
     """Return the start of a hash of all learned numbers."""
     content = b"".join(np.asarray(leaf, "<f4").tobytes() for leaf in jax.tree.leaves(weights))
     return hashlib.sha256(content).hexdigest()[:16]

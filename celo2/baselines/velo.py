@@ -40,15 +40,13 @@ class VeloState(NamedTuple):
     """A tree like the parameters with `Accumulators` as leaves."""
 
 
-def velo(
-    num_steps: int | jax.Array, theta: VeloSource = "velo-small"
-) -> optax.GradientTransformationExtraArgs:
+def velo(num_steps: int | jax.Array, theta: VeloSource) -> optax.GradientTransformationExtraArgs:
     """Train with VeLO; there is no learning rate to set.
 
     Args:
-        num_steps: planned number of steps. VeLO was meta-trained on up to 200,000; the authors'
-            front end never lets the rule see more than 150,000 and averages gradients and losses
-            over several calls instead.
+        num_steps: planned number of steps. VeLO was meta-trained on up to 200,000, velo-small on up
+            to 500; the authors' front end never lets the rule see more than 150,000 and averages
+            gradients and losses over several calls instead.
         theta: path of the published checkpoint or of its conversion to safetensors, the numbers
             themselves, or "velo-small", a small one that was meta-trained here in minutes.
 

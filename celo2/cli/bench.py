@@ -61,7 +61,7 @@ class Bench:
         "bfloat16",
     )
     """What --part variants changes: the batch size, the scale that weights are stored at, the dtype
-    that the network computes in, or, by width-4x, its width. Of validation problems too."""
+    of weights and gradients, or, by width-4x, the width. It takes validation problems too."""
     validation: Path = Path("records/validation/runs.jsonl")
     """The recorded runs by which --part single chooses."""
     velo: Path | None = None
@@ -138,7 +138,7 @@ class Bench:
 
         names = self.problems
         if self.part == "variants" and names is not None:
-            return [problem(name, 1, {**VALIDATION, **BENCHMARK}) for name in names]
+            return [problem(name, self.longer, {**VALIDATION, **BENCHMARK}) for name in names]
         if self.part == "ladder":
             names = tuple(LADDER) if names is None else names
             return [problem(name, 1, LADDER) for name in names]

@@ -50,7 +50,8 @@ EXTRAS = {"train": "demo", "routing": "torch", "rl": "rl"}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input is one sentence on stderr and exit code 2."""
-    sys.path.insert(0, "")  # the user's own modules, as with python -m
+    if "" not in sys.path:
+        sys.path.append("")  # the user's own modules, after all others
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="celo2", args=arguments, description="The learned optimizer Celo2."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,7 +73,7 @@ class MetaTrain:
             jax.distributed.initialize(self.coordinator, self.processes, self.process)
             console.quiet = bool(self.process)  # the first one speaks
         if self.family:
-            config = _with_ceiling(config)
+            config = _with_ceiling(config, out)
         train = train_theta if config.inner.learner == "rule" else train_baseline
         train(name, config, out, console, self.paths)
 
@@ -136,7 +137,7 @@ def train_baseline(
     """Run or resume a configuration of Celo or VeLO, as `train_theta` does for the rule."""
     import jax
 
-    from celo2.baselines import identity, save_weights
+    from celo2.baselines import save_weights, weights_hash
     from celo2.meta.checkpoint import theta_of
     from celo2.meta.starts import start
 
@@ -146,7 +147,7 @@ def train_baseline(
     path = out / "theta.safetensors"
     if jax.process_index() == 0:
         save_weights(path, weights, {"name": name} | provenance | _minutes(seconds))
-    found = identity(weights)
+    found = weights_hash(weights)
     console.print(f"theta {name}@{found} after {seconds / 60:.1f} minutes, in {path}")
 
 
@@ -173,13 +174,20 @@ def _meta_train(
     return _provenance(config, sets)
 
 
-def _with_ceiling(config: MetaConfig) -> MetaConfig:
-    """Return a configuration with the loss ceiling that suits the user's own families."""
+def _with_ceiling(config: MetaConfig, out: Path) -> MetaConfig:
+    """Return a configuration with the loss ceiling that suits the user's own families.
+
+    A run that is resumed keeps its own.
+    """
     from celo2.meta.config import from_settings
     from celo2.meta.families import loss_ceiling, own
 
-    families = [own(path) for path in config.families]
-    return from_settings({"inner.loss_ceiling": loss_ceiling(families, config.seed)}, config)
+    saved = out / "config.json"
+    if saved.exists():
+        ceiling = json.loads(saved.read_text()).get("inner.loss_ceiling")
+    else:
+        ceiling = loss_ceiling([own(path) for path in config.families], config.seed)
+    return from_settings({"inner.loss_ceiling": ceiling}, config)
 
 
 def _show(run: Iterator[Metrics], total: int, console: Console) -> None:

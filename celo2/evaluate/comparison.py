@@ -1,7 +1,8 @@
 """Candidates on the problems of a suite: which runs are made, and by which processes.
 
-There are three kinds of runs: tuning, one configuration at several lengths, and sweeps of one
-setting around the tuned ones. The last two need tuned runs in the same file.
+There are five kinds of runs: tuning; one configuration at several lengths; and, by the settings
+that tuning found, which the same file must hold, sweeps of one setting, variants of a problem, and
+the rungs of the ladder.
 """
 
 from __future__ import annotations

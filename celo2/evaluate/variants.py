@@ -1,8 +1,8 @@
 """How tuned settings carry over to variants of a problem, and by how much the learning rate is off.
 
-A variant is the problem with another batch size, with its weights stored at another scale, or
-computed in bfloat16. It is run at the settings that were best on the problem itself, and at
-learning rates around them.
+A variant is the problem with another batch size or width, with its weights stored at another scale,
+or with weights and gradients rounded to bfloat16. It is run at the settings that were best on the
+problem itself, and at learning rates around them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def varied(problem: Problem, variant: str) -> Problem:
         raise InputError(f"unknown variant {variant!r}: take some of {', '.join(VARIANTS)}")
     load = functools.partial(_load, problem, variant)
     name = variant_name(problem.name, variant)
-    return Problem(name, load, problem.steps, problem.held_out_batches)
+    # As many held-out examples, whatever the size of a batch.
+    batches = max(1, round(problem.held_out_batches / VARIANTS[variant].batch_factor))
+    return Problem(name, load, problem.steps, batches)
 
 
 def variant_name(problem: str, variant: str) -> str:
@@ -81,16 +83,20 @@ def recorded_variants(
         return {}
     found: dict[str, Mapping[float, float]] = {}
     for variant in VARIANTS:
-        curve = {}
+        curve: dict[float, dict[int, float]] = {}
         for factor, settings in around(baseline, tuned.settings).items():
-            losses = []
+            losses = {}
             for seed in seeds:
                 name = variant_name(problem, variant)
                 record = records.find(run_of(name, steps, baseline, settings, seed))
                 if record is not None:
-                    losses.append(loss_of(record))
-            if losses:
-                curve[factor] = sum(losses) / len(losses)
-        if 1.0 in curve:
-            found[variant] = curve
+                    losses[seed] = loss_of(record)
+            curve[factor] = losses
+        # A ratio of means is of the same seeds.
+        shared = set.intersection(*map(set, curve.values()))
+        if shared:
+            found[variant] = {
+                factor: sum(losses[seed] for seed in shared) / len(shared)
+                for factor, losses in curve.items()
+            }
     return found

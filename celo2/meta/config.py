@@ -48,7 +48,7 @@ class MetaConfig:
     none is held out."""
     start: str = "random"
     """Theta at first: random, muon-0.3, muon-1 or adam (see `celo2.meta.starts`), the name of a
-    theta that ships, or the path of a file."""
+    theta that ships, or the path of a file, whose content is not compared at a resume."""
     odd: bool = False
     """Keep theta among the odd rules: see `celo2.meta.symmetry`."""
     seed: int = 0
@@ -77,6 +77,13 @@ class MetaConfig:
             raise InputError(
                 f"odd and imitation are for the rule, and this run learns {self.inner.learner}; "
                 "leave them off"
+            )
+        if self.inner.learner != "rule" and (
+            self.inner.learning_rate != (1.0, 1.0) or self.inner.cosine
+        ):
+            raise InputError(
+                f"{self.inner.learner} has no learning rate, and this run has one of "
+                f"{self.inner.learning_rate}; give (1, 1), without the cosine"
             )
         if self.outer_steps <= self.warmup:
             raise InputError(

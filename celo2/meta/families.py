@@ -23,7 +23,7 @@ def task_families(config: MetaConfig, sets: Sequence[LabeledSet]) -> list[TaskFa
     `sets` are the images of the small ones; with a user's own alone there need not be any.
 
     Raises:
-        InputError: the configuration names none, or one that there is not.
+        InputError: the configuration names none, or an unknown one.
     """
     if not config.families:
         raise InputError(f"families is empty; take some of {', '.join(SMALL)}")
@@ -46,15 +46,16 @@ def own(path: str) -> TaskFamily:
     """Return a user's own family by module:function.
 
     Raises:
-        InputError: it cannot be imported, or is not a family.
+        InputError: it cannot be imported or called, or is not a family.
     """
     module, _, name = path.partition(":")
     try:
         family = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the user's code raises
+        reason = f"{type(error).__name__}: {error}"
         raise InputError(
-            f"family {path!r} cannot be imported ({error}); "
-            "give module:function, where Python finds the module"
+            f"family {path!r} cannot be made ({reason}); "
+            "give module:function, a function without arguments"
         ) from error
     methods = ("sample", "init", "loss", "evaluate")
     missing = [each for each in methods if not callable(getattr(family, each, None))]
@@ -70,6 +71,9 @@ def loss_ceiling(families: Sequence[TaskFamily], seed: int, draws: int = 8) -> f
     """Return 1.5 times the held-out loss of new networks, the highest mean of the families.
 
     Of ten classes that is about 1.5 ln 10, as published; losses of other kinds have other sizes.
+
+    Raises:
+        InputError: it is not a number above 0.
     """
 
     def first_loss(family: TaskFamily, key: jax.Array) -> jax.Array:
@@ -83,4 +87,10 @@ def loss_ceiling(families: Sequence[TaskFamily], seed: int, draws: int = 8) -> f
     for family in families:
         losses = jax.jit(jax.vmap(first_loss, (None, 0)))(family, keys)
         means.append(float(jnp.mean(losses)))
-    return float(f"{1.5 * max(means):.4g}")
+    ceiling = float(f"{1.5 * max(means):.4g}")
+    if not 0 < ceiling < float("inf"):
+        raise InputError(
+            f"family's new networks have held-out losses of {means} on average; meta-training "
+            "clips losses to a range that begins at 0, so give finite ones above it"
+        )
+    return ceiling

@@ -21,7 +21,7 @@ class InnerLoop:
     """How networks are trained during meta-training, static under jit; defaults are the paper's."""
 
     learner: Name = "rule"
-    """What theta is of: Celo2's rule, the phases of Celo, or VeLO; see `celo2.meta.learners`."""
+    """Which optimizer is meta-trained: Celo2's rule, Celo in its phases, or VeLO."""
     spec: Spec = Spec()
     """Of the rule."""
     lstm_width: int = 32

@@ -93,7 +93,7 @@ def outer_step(
         estimates.append(estimate(config.inner, family, state.theta, trajectories, key, progress))
     gradients = [e.gradient for e in estimates]
     gradient = jax.tree.map(lambda *g: sum(g) / len(g), *gradients)
-    gradient = config.inner.optimizer.learned(gradient)
+    gradient = config.inner.optimizer.mask_frozen(gradient)
     gradient = project(config.inner.spec, gradient) if config.odd else gradient
     updates, new = outer_optimizer(config).update(gradient, state.optimizer, state.theta)
     optimizer: Any = new

@@ -8,6 +8,7 @@ from celo2.errors import InputError
 from celo2.meta.config import Augmentation, MetaConfig
 from celo2.meta.estimators import PES, Unrolled
 from celo2.meta.inner import InnerLoop
+from celo2.meta.starts import FIRST_PHASE
 from celo2.rule.spec import LEAN, Spec
 
 
@@ -62,16 +63,14 @@ def celo2_base(config: MetaConfig) -> MetaConfig:
 
 def adapt(config: MetaConfig) -> MetaConfig:
     """Return a few outer steps from the shipped theta, for a family of one's own."""
-    config = celo2(config)
-    estimator = Unrolled(trajectories=8, truncation_length=50, trajectory_clip=0.01)
-    return replace(config, estimator=estimator, start="celo2", outer_steps=150)
+    return replace(celo2(config), start="celo2", outer_steps=150)
 
 
 def celo_mlp(config: MetaConfig) -> MetaConfig:
     """Return the first phase of a small Celo: its MLP, by unrolled gradients.
 
-    The meta-loss is that of `celo2`, on the MLP alone; the published Celo has PES and 100,000 outer
-    steps.
+    The meta-loss is that of `celo2`, on the small image MLPs alone; the published Celo has PES and
+    100,000 outer steps.
     """
     config = celo2(config)
     inner = replace(config.inner, learner="celo-mlp", learning_rate=(1.0, 1.0), cosine=False)
@@ -94,7 +93,7 @@ def celo(config: MetaConfig) -> MetaConfig:
         config,
         inner=replace(config.inner, learner="celo"),
         estimator=PES(trajectories=8, truncation_length=50),
-        start="runs/meta-celo-mlp/theta.safetensors",
+        start=FIRST_PHASE,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,8 +15,10 @@ from celo2.meta.inner import InnerLoop
 from celo2.meta.learners import Baseline, Weights
 from celo2.rule import Spec, first_channel
 from celo2.rule import Weights as RuleWeights
-from celo2.theta import Theta, load_theta
+from celo2.theta import Theta, load_theta, shipped
 
+FIRST_PHASE = "runs/meta-celo-mlp/theta.safetensors"
+"""Where the preset celo finds what celo-mlp wrote."""
 REST = 0.1
 """Scale of what the other hidden units add at first, so that they can be learned too."""
 
@@ -71,6 +74,10 @@ def start(source: str, seed: int, loop: InnerLoop) -> Weights:
         return _of_baseline(source, seed, optimizer)
     if source in STARTS:
         return STARTS[source](seed, loop.spec).weights
+    if source not in shipped() and not Path(source).is_file():
+        raise InputError(
+            f"start is {source!r}; give one of {', '.join([*STARTS, *shipped()])}, or a file"
+        )
     theta = load_theta(source)
     if theta.spec != loop.spec:
         raise InputError(
@@ -83,11 +90,17 @@ def start(source: str, seed: int, loop: InnerLoop) -> Weights:
 def _of_baseline(source: str, seed: int, optimizer: Baseline) -> Weights:
     if source == "random":
         return optimizer.random(seed)
+    if source == FIRST_PHASE and not Path(source).is_file():
+        raise InputError(
+            f"start is {source}, which is not there; meta-train the first phase, "
+            "celo2 meta-train --preset celo-mlp, or give another file"
+        )
     loaded = load_velo(source) if optimizer.name == "velo" else load_celo(source)
     shapes = [array.shape for array in jax.tree.leaves(loaded)]
     if shapes != [array.shape for array in jax.tree.leaves(optimizer.random(seed))]:
         raise InputError(
-            f"the start {source} is not of this size, an LSTM {optimizer.lstm_width} wide and, "
-            f"of VeLO, {optimizer.mlps} MLPs; set these, or take another start"
+            f"the start {source} is not one of {optimizer.name} with an LSTM "
+            f"{optimizer.lstm_width} wide and, of VeLO, {optimizer.mlps} MLPs; "
+            "set these, or take another start"
         )
     return loaded

@@ -13,7 +13,7 @@ from celo2.tasks.layers import rms_norm, select
 from celo2.tasks.text_sets import BYTES
 
 HEAD_WIDTH = 32
-"""Of wider networks; others have one head."""
+"""Width of an attention head; narrower networks have one head."""
 
 
 @jax.tree_util.register_dataclass

@@ -16,8 +16,11 @@ from celo2.tasks.reparametrize import Reparametrize
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class InBfloat16:
-    """A family whose networks compute in bfloat16, on weights that are kept in float32."""
+class RoundedToBfloat16:
+    """A family in which weights, as the loss reads them, and gradients are rounded to bfloat16.
+
+    The weights themselves are kept in float32, and evaluated in it.
+    """
 
     family: TaskFamily
 
@@ -30,32 +33,39 @@ class InBfloat16:
     def loss(
         self, params: Params, state: ModelState, task: Any, key: jax.Array
     ) -> tuple[jax.Array, ModelState]:
-        loss, new = self.family.loss(_rounded(params), state, task, key)
-        kept = jax.tree.map(lambda old, x: x.astype(old.dtype), state, new)
-        return loss.astype(jnp.float32), kept
+        return self.family.loss(_rounded(params), state, task, key)
 
     def evaluate(self, params: Params, state: ModelState, task: Any, key: jax.Array) -> Metrics:
-        metrics = self.family.evaluate(_rounded(params), state, task, key)
-        return {name: value.astype(jnp.float32) for name, value in metrics.items()}
+        return self.family.evaluate(params, state, task, key)
 
 
 def _rounded(params: Params) -> Params:
-    return {name: p.astype(jnp.bfloat16) for name, p in params.items()}
+    """Round weights, and their gradients on the way back, to bfloat16; all dtypes stay."""
+    return {name: p.astype(jnp.bfloat16).astype(p.dtype) for name, p in params.items()}
 
 
 def with_batch_size(family: TaskFamily, factor: float) -> TaskFamily:
     """Return the family with batches that many times as large.
 
     Raises:
-        InputError: the family has no data set with a batch size.
+        InputError: neither the family nor a part of it states a batch size.
     """
-    data = getattr(family, "data", None)
-    if not hasattr(data, "batch_size"):
-        raise InputError(
-            f"{type(family).__name__} has no data set with a batch size; take another problem"
-        )
-    size = max(1, round(factor * data.batch_size))
-    return dataclasses.replace(family, data=dataclasses.replace(data, batch_size=size))  # type: ignore[type-var]
+    changed = _with_batch_size(family, factor)
+    if changed is None:
+        raise InputError(f"{type(family).__name__} states no batch size; take another problem")
+    return changed
+
+
+def _with_batch_size(part: Any, factor: float) -> Any:
+    """Return a part of a family with another batch size; None if it states none."""
+    if hasattr(part, "batch_size"):
+        return dataclasses.replace(part, batch_size=max(1, round(factor * part.batch_size)))
+    for field in dataclasses.fields(part):
+        inner = getattr(part, field.name)
+        changed = _with_batch_size(inner, factor) if dataclasses.is_dataclass(inner) else None
+        if changed is not None:
+            return dataclasses.replace(part, **{field.name: changed})
+    return None
 
 
 def with_width(family: TaskFamily, factor: int) -> TaskFamily:
@@ -82,13 +92,15 @@ class Variant(NamedTuple):
 
     title: str
     make: Callable[[TaskFamily], TaskFamily]
+    batch_factor: float = 1.0
+    """How many times as large its batches are."""
 
 
 VARIANTS: dict[str, Variant] = {
-    "batch-quarter": Variant("batch size / 4", lambda family: with_batch_size(family, 0.25)),
-    "batch-4x": Variant("batch size x 4", lambda family: with_batch_size(family, 4.0)),
+    "batch-quarter": Variant("batch size / 4", lambda family: with_batch_size(family, 0.25), 0.25),
+    "batch-4x": Variant("batch size x 4", lambda family: with_batch_size(family, 4.0), 4.0),
     "width-4x": Variant("4 x as wide", lambda family: with_width(family, 4)),
     "weights-tenth": Variant("weights stored / 10", lambda family: at_scale(family, 0.1)),
     "weights-10x": Variant("weights stored x 10", lambda family: at_scale(family, 10.0)),
-    "bfloat16": Variant("computed in bfloat16", InBfloat16),
+    "bfloat16": Variant("weights and gradients in bfloat16", RoundedToBfloat16),
 }

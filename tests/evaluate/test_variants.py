@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from celo2 import InputError
+from celo2.cli.bench import Bench
 from celo2.evaluate.baselines import ADAMW, OPTIMIZERS
 from celo2.evaluate.records import Records
 from celo2.evaluate.runs import RecordedLoss
 from celo2.evaluate.scores import run_of
-from celo2.evaluate.suites import Problem
+from celo2.evaluate.suites import BENCHMARK, Problem, problem
 from celo2.evaluate.variants import FACTORS, recorded_variants, run_around, varied
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.variants import (
-    VARIANTS,
-    InBfloat16,
+    RoundedToBfloat16,
     at_scale,
     with_batch_size,
     with_width,
@@ -34,7 +34,7 @@ def small_images():
 
     pixels = np.random.default_rng(0).integers(0, 256, (40, 64), np.uint8)
     labels = (np.arange(40) % 10).astype(np.int32)
-    return ImageSets.of([LabeledSet("noise", pixels, labels, tuple("0123456789"))], batch_size=8)
+    return ImageSets.of([LabeledSet("noise", pixels, labels, 10)], batch_size=8)
 
 
 def test_a_batch_is_so_many_times_as_large():
@@ -44,7 +44,7 @@ def test_a_batch_is_so_many_times_as_large():
         task = changed.sample(jax.random.key(0))
         images, _ = changed.data.batch(jax.random.key(1), task)
         assert len(images) == size
-    with pytest.raises(InputError, match="Quadratic has no data set with a batch size; take"):
+    with pytest.raises(InputError, match="Quadratic states no batch size; take another problem"):
         with_batch_size(Quadratic(), 2.0)
 
 
@@ -78,7 +78,7 @@ def test_weights_at_another_scale_compute_the_same_and_their_gradients_are_scale
 
 
 def test_a_network_in_bfloat16_keeps_float32_weights_and_state():
-    family = InBfloat16(BatchNorm())
+    family = RoundedToBfloat16(BatchNorm())
     task = family.sample(jax.random.key(0))
     params, state = family.init(jax.random.key(1), task)
     (loss, new), grads = jax.value_and_grad(family.loss, has_aux=True)(
@@ -87,6 +87,10 @@ def test_a_network_in_bfloat16_keeps_float32_weights_and_state():
     assert {x.dtype for x in jax.tree.leaves((params, new, grads, loss))} == {jnp.dtype("float32")}
     exact = family.family.loss(params, state, task, jax.random.key(2))[0]
     assert 0 < abs(float(loss) - float(exact)) < 0.02 * float(exact)
+    for g in grads.values():
+        np.testing.assert_array_equal(g, g.astype(jnp.bfloat16).astype(jnp.float32))
+    found = family.evaluate(params, state, task, jax.random.key(3))
+    assert found == family.family.evaluate(params, state, task, jax.random.key(3))
 
 
 def test_a_variant_is_run_around_the_tuned_settings_of_the_original(tmp_path):
@@ -124,4 +128,19 @@ def test_an_optimizer_with_nothing_to_tune_runs_a_variant_once(tmp_path):
 def test_an_unknown_variant_is_refused():
     with pytest.raises(InputError, match="unknown variant 'huge': take some of batch-quarter, ba"):
         varied(TINY, "huge")
-    assert len(VARIANTS) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARK)
+def test_every_problem_of_the_benchmark_has_the_variants_of_the_command(name):
+    """Shapes alone: no batch is computed."""
+    original = problem(name)
+    for variant in Bench().variants:
+        family = varied(original, variant).family
+
+        def loss(key, family=family):
+            task = family.sample(key)
+            params, state = family.init(key, task)
+            return family.loss(params, state, task, key)[0]
+
+        assert jax.eval_shape(loss, jax.random.key(0)).shape == ()

@@ -1,5 +1,6 @@
 """Protects task families of a user's own in meta-training."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,9 @@ def test_a_family_is_found_by_its_path():
 
 
 def test_what_is_no_family_is_refused():
-    with pytest.raises(InputError, match=r"family 'absent:x' cannot be imported .*module:function"):
+    with pytest.raises(
+        InputError, match=r"family 'absent:x' cannot be made .*No module.*module:function"
+    ):
         own("absent:x")
     with pytest.raises(InputError, match="os:getcwd returned a str without sample, init, loss, ev"):
         own("os:getcwd")
@@ -25,6 +28,11 @@ def test_the_loss_ceiling_is_half_more_than_the_loss_of_new_networks():
     found = loss_ceiling([Quadratic()], 0, draws=512)
     np.testing.assert_allclose(found, 1.5 * 1.02, rtol=0.05)
     assert loss_ceiling([Quadratic()], 0) == loss_ceiling([Quadratic()], 0)
+
+
+def test_losses_below_zero_are_refused():
+    with pytest.raises(InputError, match=r"family's new networks have held-out losses of .*above"):
+        loss_ceiling([Quadratic(targets=jnp.array(jnp.nan))], 0)
 
 
 @pytest.mark.slow

@@ -125,6 +125,12 @@ def test_what_is_of_the_rule_alone_is_refused_for_others():
         MetaConfig(inner=loop, estimator=Unrolled(imitation=(1.0, 0.0)))
 
 
+def test_a_learning_rate_is_refused_where_there_is_none():
+    loop = dataclasses.replace(loop_of("celo"), learning_rate=(1e-3, 1e-3))
+    with pytest.raises(InputError, match=r"celo has no learning rate, .*\(0.001, 0.001\); give"):
+        MetaConfig(inner=loop)
+
+
 def test_a_learner_is_static_under_jit():
     assert hash(Baseline("celo", 4, 1)) == hash(Baseline("celo", 4, 1))
     assert loop_of("velo").optimizer == Baseline("velo", WIDTH, MLPS)

@@ -36,12 +36,14 @@ def test_a_file_is_a_start(tmp_path):
     theta.save(tmp_path / "theta.safetensors")
     found = start(str(tmp_path / "theta.safetensors"), 0, InnerLoop())
     np.testing.assert_array_equal(found.w1, theta.weights.w1)
-    with pytest.raises(InputError, match="unknown theta 'absent': neither a file nor one of celo2"):
+    with pytest.raises(
+        InputError, match=r"start is 'absent'; give one of random, muon-0.3, .*celo2"
+    ):
         start("absent", 0, InnerLoop())
 
 
 def test_published_celo_is_a_start_for_an_lstm_of_its_width_alone():
     loop = InnerLoop(learner="celo", lstm_width=64)
     np.testing.assert_array_equal(start("celo", 0, loop).mlp.w0, load_celo("celo").mlp.w0)
-    with pytest.raises(InputError, match="the start celo is not of this size, an LSTM 32 wide"):
+    with pytest.raises(InputError, match="the start celo is not one of celo with an LSTM 32 wide"):
         start("celo", 0, InnerLoop(learner="celo", lstm_width=32))

@@ -10,7 +10,7 @@ from typing import Any
 import optax
 
 from celo2.baselines import celo as celo_transform
-from celo2.baselines import identity, load_celo, load_velo
+from celo2.baselines import load_celo, load_velo, weights_hash
 from celo2.baselines import velo as velo_transform
 from celo2.evaluate.baselines.base import Baseline, Grid, Settings
 
@@ -27,7 +27,7 @@ def velo(source: str | os.PathLike[str] = "velo-small") -> Baseline:
 
 def _tuning_free(name: str, transform: Callable[..., Any], weights: Any) -> Baseline:
     build = functools.partial(_build, transform, weights)
-    return Baseline(name, build, Grid(), weights=weights, theta=identity(weights))
+    return Baseline(name, build, Grid(), weights=weights, theta=weights_hash(weights))
 
 
 def _build(

@@ -36,6 +36,6 @@ class Learner(Protocol):
         """Return the updates of all parameters, to be subtracted, and new statistics."""
         ...
 
-    def learned(self, theta: Weights) -> Weights:
-        """Return theta, or its gradient, with zeros for the numbers that stay as they are."""
+    def mask_frozen(self, gradient: Weights) -> Weights:
+        """Return the gradient of theta with zeros for what this phase does not learn."""
         ...

@@ -1,7 +1,8 @@
 """The learners of Celo and VeLO (arXiv 2501.12670, 2211.09760), by `celo2.baselines`.
 
 Celo is learned in two phases: first its MLP, whose steps are taken as they are, then the LSTM that
-scales them, with the MLP as it is. Celo-Adam has the second phase alone, VeLO one for everything.
+scales them. The other part has no gradient then, though weight decay still shrinks it, as in the
+authors' meta-training. Celo-Adam has the second phase alone, VeLO one for everything.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from celo2.baselines import (
@@ -75,16 +77,16 @@ class Baseline:
         # Optax adds updates, meta-training subtracts them.
         return jax.tree.map(lambda x: -x, added), new
 
-    def learned(self, theta: Theta) -> Theta:
-        """Return theta, or its gradient, with zeros in the part of the other phase."""
+    def mask_frozen(self, gradient: Theta) -> Theta:
+        """Return the gradient with zeros in the part of the other phase."""
         part = _KINDS[self.name].part
         if part is None:
-            return theta
+            return gradient
         others = {}
-        for name, value in theta._asdict().items():
+        for name, value in gradient._asdict().items():
             if name != part:
-                others[name] = jax.tree.map(lambda x: 0 * x, value)
-        return theta._replace(**others)
+                others[name] = jax.tree.map(jnp.zeros_like, value)
+        return gradient._replace(**others)
 
     def _optimizer(self, steps: Any, theta: Theta) -> optax.GradientTransformationExtraArgs:
         return _KINDS[self.name].make(steps, theta)

@@ -63,9 +63,9 @@ class Rule:
                 updates[name] = part.inverse(jnp, update)
         return updates, new
 
-    def learned(self, theta: rule.Weights) -> rule.Weights:
-        """Return theta: all of it is learned."""
-        return theta
+    def mask_frozen(self, gradient: rule.Weights) -> rule.Weights:
+        """Return the gradient: all of theta is learned."""
+        return gradient
 
     def distance_to_muon(
         self, params: Params, updates: Params, statistics: Any, grads: Params
