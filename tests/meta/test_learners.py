@@ -16,6 +16,8 @@ from celo2.meta.config import MetaConfig
 from celo2.meta.estimators import PES, Unrolled
 from celo2.meta.learners import Baseline
 from celo2.meta.starts import start
+from tests.baselines.golden import Case
+from tests.baselines.test_digits import STEPS, train
 from tests.families import Quadratic
 from tests.meta.settings import CONFIG
 
@@ -134,3 +136,14 @@ def test_a_learning_rate_is_refused_where_there_is_none():
 def test_a_learner_is_static_under_jit():
     assert hash(Baseline("celo", 4, 1)) == hash(Baseline("celo", 4, 1))
     assert loop_of("velo").optimizer == Baseline("velo", WIDTH, MLPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "name"), [(celo, "celo-small"), (velo, "velo-small")])
+def test_the_small_ones_of_the_package_train_a_network(make, name):
+    """The digits of scikit-learn: from about ln 10 to less than a quarter of it."""
+    case = Case("celo_digits", "celo_digits_10")
+    params = jax.tree.map(jnp.asarray, case.tree("params0"))
+    losses = train(make(STEPS, name), params)
+    assert losses[0] > 2.0
+    assert np.mean(losses[-10:]) < 0.25 * np.log(10)

@@ -26,7 +26,7 @@ from celo2.evaluate.baselines.handwritten import (
 )
 from celo2.evaluate.baselines.muon import MUON, TWO_AVERAGES
 from celo2.evaluate.baselines.muon_policy import muon_total_steps
-from celo2.evaluate.baselines.tuning_free import celo
+from celo2.evaluate.baselines.tuning_free import celo, velo
 from celo2.theta import load_theta
 
 
@@ -57,6 +57,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
         "Muon by Celo2's policy", lambda: muon_total_steps(load_theta("celo2"))
     ),
     "celo": Optimizer("Celo, nothing tuned", celo),
+    "celo-small": Optimizer("small Celo, nothing tuned", lambda: celo("celo-small")),
+    "velo-small": Optimizer("small VeLO, nothing tuned", velo),
     "prodigy-as-published": Optimizer("Prodigy, nothing tuned", lambda: PRODIGY_AS_PUBLISHED),
 }
 """In the order in which tables show them."""
