@@ -28,6 +28,8 @@ class Validate:
 
     thetas: Annotated[tuple[str, ...], tyro.conf.Positional] = ("celo2",)
     """Names of thetas that ship with the package, or paths of files."""
+    total_steps: bool = False
+    """Run the thetas with nothing tuned, as `total_steps=` does, instead of tuned."""
     optimizers: tuple[str, ...] = ()
     """Further optimizers, by their names in `celo2 bench --list`."""
     problems: tuple[str, ...] | None = None
@@ -52,7 +54,12 @@ class Validate:
         from celo2.evaluate.suites import VALIDATION, problem
 
         others = baselines(self.optimizers)
-        candidates = {"AdamW": ADAMW, "Muon": MUON, **thetas(self.thetas), **others}
+        candidates = {
+            "AdamW": ADAMW,
+            "Muon": MUON,
+            **thetas(self.thetas, self.total_steps),
+            **others,
+        }
         problems = tuple(VALIDATION) if self.problems is None else self.problems
         path = self.out / "runs.jsonl"
         found = [problem(name, self.longer, VALIDATION) for name in problems]
@@ -87,21 +94,23 @@ def table(
     return out
 
 
-def thetas(sources: Sequence[str]) -> dict[str, Baseline]:
-    """Return Celo2 with each theta, by a name to show.
+def thetas(sources: Sequence[str], total_steps: bool = False) -> dict[str, Baseline]:
+    """Return Celo2 with each theta, tuned or by `total_steps`, by a name to show.
 
     Raises:
-        InputError: a theta cannot be read, or two go by one name.
+        InputError: a theta cannot be read, or has no policy for `total_steps`, or two go by one
+            name.
     """
-    from celo2.evaluate.baselines import celo2
+    from celo2.evaluate.baselines import celo2, celo2_total_steps
     from celo2.theta import load_theta
 
+    make = celo2_total_steps if total_steps else celo2
     candidates: dict[str, Baseline] = {}
     for source in sources:
         name = _shown(source)
         if name in candidates:
             raise InputError(f"two of the thetas go by the name {name}; give each file its own")
-        candidates[name] = celo2(load_theta(source))
+        candidates[name] = make(load_theta(source))
     return candidates
 
 

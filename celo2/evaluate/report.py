@@ -72,6 +72,7 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "guard-cost": speed_tables.guard_cost,
     "total-steps": total_steps_table.total_steps,
     "total-steps-wide": total_steps_table.wide,
+    "adapted": total_steps_table.adapted,
     "optimizer-step": speed_tables.optimizer_step,
     "optimizer-step-ratios": speed_tables.optimizer_step_ratios,
     "gpt3-xl": speed_tables.gpt3_xl,

@@ -15,6 +15,8 @@ from celo2.evaluate.variants import recorded_variants
 from celo2.theta import load_theta
 
 RECORDS = "records/validation/runs.jsonl"
+ADAPTED = "records/adapted/small-transformers.safetensors"
+"""What `celo2 meta-train --family examples.small_transformers:family` wrote."""
 WIDE, WIDE_SEEDS = "width-4x", (1,)
 """The variant of a problem, and the seed it is recorded on."""
 LENGTHS = (1, 10)
@@ -72,6 +74,31 @@ def wide(root: Path) -> Table:
             cells.append(f"{mine[1.0] / min(curve.values()):.3f}" if curve else "not recorded")
         rows.append((entry.title, f"{entry.steps:,}", f"{mine[1.0]:.4f}", *cells))
     header = ("4 x as wide", "steps", "held-out loss", "over Muon", "over AdamW")
+    return Table(header, rows or [("none is recorded", "", "", "", "")])
+
+
+def adapted(root: Path) -> Table:
+    """Return the loss of a theta that was adapted to small transformers, over the shipped one's.
+
+    Both run by `total_steps` on the transformer of validation, four times as wide, on seeds that
+    both have.
+    """
+    records, name = Records(root / RECORDS), "byte-transformer"
+    pair = [celo2_total_steps(load_theta(source)) for source in ("celo2", root / ADAPTED)]
+    rows = []
+    for longer in LENGTHS:
+        steps = longer * VALIDATION[name].steps
+        before, after = (recorded_score(records, name, steps, each) for each in pair)
+        if before is None or after is None:
+            continue
+        shared = sorted(before.losses.keys() & after.losses.keys())
+        means = []
+        for score in (before, after):
+            means.append(statistics.fmean(score.losses[seed] for seed in shared))
+        seeds = ", ".join(map(str, shared))
+        cells = f"{means[0]:.4f}", f"{means[1]:.4f}", f"{means[1] / means[0]:.4f}"
+        rows.append((f"{steps:,}", seeds, *cells))
+    header = ("steps", "seeds", "shipped theta", "adapted", "adapted / shipped")
     return Table(header, rows or [("none is recorded", "", "", "", "")])
 
 

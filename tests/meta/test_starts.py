@@ -36,9 +36,7 @@ def test_a_file_is_a_start(tmp_path):
     theta.save(tmp_path / "theta.safetensors")
     found = start(str(tmp_path / "theta.safetensors"), 0, InnerLoop())
     np.testing.assert_array_equal(found.w1, theta.weights.w1)
-    with pytest.raises(
-        InputError, match=r"start is .absent.; give one of random, muon-0.3,"
-    ):
+    with pytest.raises(InputError, match=r"start is .absent.; give one of random, muon-0.3,"):
         start("absent", 0, InnerLoop())
 
 
