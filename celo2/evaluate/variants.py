@@ -91,9 +91,10 @@ def recorded_variants(
                 record = records.find(run_of(name, steps, baseline, settings, seed))
                 if record is not None:
                     losses[seed] = loss_of(record)
-            curve[factor] = losses
+            if losses:
+                curve[factor] = losses
         # A ratio of means is of the same seeds.
-        shared = set.intersection(*map(set, curve.values()))
+        shared = set.intersection(*map(set, curve.values())) if 1.0 in curve else set()
         if shared:
             found[variant] = {
                 factor: sum(losses[seed] for seed in shared) / len(shared)
