@@ -74,11 +74,11 @@ def with_width(family: TaskFamily, factor: int) -> TaskFamily:
     Raises:
         InputError: the family states no width.
     """
-    if hasattr(family, "width"):
-        return dataclasses.replace(family, width=factor * family.width)  # type: ignore[type-var]
-    if hasattr(family, "hidden") and isinstance(family.hidden, tuple):
-        wider = tuple(factor * width for width in family.hidden)
-        return dataclasses.replace(family, hidden=wider)  # type: ignore[type-var]
+    stated: Any = family
+    if hasattr(stated, "width"):
+        return dataclasses.replace(stated, width=factor * stated.width)
+    if isinstance(getattr(stated, "hidden", None), tuple):
+        return dataclasses.replace(stated, hidden=tuple(factor * width for width in stated.hidden))
     raise InputError(f"{type(family).__name__} states no width; take another problem")
 
 
