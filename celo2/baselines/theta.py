@@ -129,16 +129,16 @@ def load_celo(source: str | os.PathLike[str]) -> CeloWeights:
     return _celo(arrays)
 
 
-def load_velo(source: str | os.PathLike[str]) -> VeloWeights:
+def load_velo(path: str | os.PathLike[str]) -> VeloWeights:
     """Load VeLO's learned numbers by name or path.
 
-    The name is "velo-small", meta-trained here; a path is that of the authors' checkpoint, of its
+    `path` may be the name "velo-small", meta-trained here; else it is that of the authors' checkpoint, of its
     conversion to safetensors, or of one of your own.
 
     Raises:
         InputError: no such name or file, or the file does not hold the arrays of VeLO.
     """
-    path = _path(source, SHIPPED_VELO)
+    path = _path(path, SHIPPED_VELO)
     arrays = read_checkpoint(path)
     _check(arrays, path, VELO_INPUTS, mlp=True)
     return _velo(arrays)

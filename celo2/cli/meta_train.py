@@ -43,6 +43,8 @@ class MetaTrain:
     """Outer steps, instead of the preset's."""
     trajectories: int | None = None
     """Per network family, instead of the preset's; a multiple of processes and of accelerators."""
+    horizon: tuple[int, int] | None = None
+    """Shortest and longest run of a network, instead of the preset's 200 and 500 steps."""
     paths: dict[str, Path] = dataclasses.field(default_factory=dict)
     """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary),
     svhn FOLDER (.mat)."""
@@ -86,6 +88,7 @@ class MetaTrain:
             "outer_steps": self.outer_steps,
             "estimator.trajectories": self.trajectories,
             "start": self.start,
+            "inner.horizon": self.horizon,
             "families": self.family or None,
         }
         given = {name: value for name, value in changes.items() if value is not None}

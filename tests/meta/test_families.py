@@ -38,10 +38,11 @@ def test_losses_below_zero_are_refused():
 @pytest.mark.slow
 def test_the_shipped_theta_is_adapted_by_one_command(tmp_path, capsys):
     command = ["meta-train", "--family", "tests.families:Quadratic", "--outer-steps", "25"]
-    main([*command, "--trajectories", "8", "--out", str(tmp_path)])
+    main([*command, "--trajectories", "8", "--horizon", "60", "90", "--out", str(tmp_path)])
     assert "on tests.families:Quadratic; " in " ".join(capsys.readouterr().out.split())
     theta, before = load_theta(tmp_path / "theta.safetensors"), load_theta("celo2")
     assert theta.provenance["config"]["start"] == "celo2"
+    assert theta.provenance["config"]["inner.horizon"] == [60, 90]
     assert theta.policy == before.policy
     assert theta.provenance["config"]["inner.loss_ceiling"] < 3
     moved = np.abs(theta.weights.w0 - before.weights.w0).max()
