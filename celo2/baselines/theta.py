@@ -132,8 +132,8 @@ def load_celo(source: str | os.PathLike[str]) -> CeloWeights:
 def load_velo(path: str | os.PathLike[str]) -> VeloWeights:
     """Load VeLO's learned numbers by name or path.
 
-    `path` may be the name "velo-small", meta-trained here; else it is that of the authors' checkpoint, of its
-    conversion to safetensors, or of one of your own.
+    `path` may be the name "velo-small", meta-trained here; else it is that of the authors'
+    checkpoint, of its conversion to safetensors, or of one of your own.
 
     Raises:
         InputError: no such name or file, or the file does not hold the arrays of VeLO.
