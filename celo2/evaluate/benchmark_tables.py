@@ -160,18 +160,23 @@ def variants(evidence: Evidence) -> Table:
 
 
 def longer(evidence: Evidence) -> Table:
-    """Return the losses over tuned AdamW's at multiples of the steps, each tuned there."""
+    """Return the losses over tuned AdamW's at multiples of the steps, each tuned there.
+
+    Where AdamW diverged on a reported seed, they are the losses themselves.
+    """
+    by_length = {times: evidence.tuned_at(times) for times in evidence.longer}
+    ran = set().union(*by_length.values())
+    names = [name for name in evidence.baselines if name in ran]
     rows = []
-    for times in evidence.longer:
-        scores = evidence.tuned_at(times)
+    for times, scores in by_length.items():
         theirs = scores.get(BASELINE, {})
         for problem in theirs:
             cells = [title(problem), f"{times * evidence.steps[problem]:,} ({times} x)"]
-            for name in evidence.baselines:
+            for name in names:
                 mine = scores.get(name, {})
                 cells.append(_over(mine[problem], theirs[problem]) if problem in mine else "")
             rows.append(cells)
-    return Table(("", "steps", *evidence.baselines), rows)
+    return Table(("", "steps", *names), rows)
 
 
 def ladder(evidence: Evidence) -> Table:
@@ -275,6 +280,8 @@ def _carried(curve: Mapping[float, float]) -> str:
 
 
 def _over(score: Score, baseline: Score) -> str:
+    if not math.isfinite(baseline.mean):
+        return _loss(score)  # of what diverged there is no ratio
     value = ratio(score, baseline)
     return f"{value:.3f}" if math.isfinite(value) else "diverged"
 

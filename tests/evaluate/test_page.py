@@ -127,10 +127,19 @@ def test_longer_runs_and_the_ladder_have_their_tables(found):
     ((problem, steps, *ratios),) = tables.longer(found).rows
     assert problem == BENCHMARK[FIRST].title
     assert steps == f"{5 * BENCHMARK[FIRST].steps:,} (5 x)"
-    assert ratios == ["1.000", "", "0.500"], "of AdamW, of Muon, of Celo2"
+    assert ratios == ["1.000", "0.500"], "of AdamW and Celo2; Muon has no longer runs"
     assert tables.ladder(found).rows[0][2:] == ("2 (1.000)", "1 (0.500)")
     assert "<h3>Length</h3>" in page(found)
     assert "<h3>Size</h3>" in page(found)
+
+
+def test_there_is_no_ratio_to_what_diverged(found):
+    for baseline, loss in ((ADAMW, None), (CELO2, 1.0)):
+        for seed, value in ((0, 1.0), (1, loss)):
+            run = run_of(FIRST, 5 * BENCHMARK[FIRST].steps, baseline, SETTINGS, seed)
+            found.records.add(run, {"loss": value})
+    ((_, _, *shown),) = tables.longer(found).rows
+    assert shown == ["diverged", "1"]
 
 
 @pytest.mark.slow
