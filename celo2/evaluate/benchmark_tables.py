@@ -276,7 +276,7 @@ def _carried(curve: Mapping[float, float]) -> str:
     if len(curve) < 2:
         return f"{curve[1.0]:.4g}"
     best = min(curve, key=curve.__getitem__)
-    return f"{curve[1.0] / curve[best]:.3f}, best at x {best:g}: {curve[best]:.4g}"
+    return f"{curve[1.0] / curve[best]:.3f} ({curve[best]:.4g} at x{best:g})"
 
 
 def _over(score: Score, baseline: Score) -> str:

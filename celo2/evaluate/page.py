@@ -190,7 +190,7 @@ def _variants(found: Evidence) -> Section | None:
         return None
     text = (
         "The settings that are best on a problem, on variants of it: the loss over the lowest at a "
-        "quarter to four times the learning rate, and which factor is best there."
+        "quarter to four times the learning rate, and in parentheses the lowest and its factor."
     )
     return _section("Variants", text, tables.variants(found).html())
 
@@ -218,8 +218,8 @@ def _longer(found: Evidence) -> Section | None:
 
 def _costs(found: Evidence) -> Section:
     text = (
-        "The time of a step is that of the whole run over its steps, network included, median over "
-        "runs and geometric mean over problems; on small networks the network weighs little."
+        "The time of a step is that of the whole run over its steps, network included, the shortest "
+        "of all runs and geometric mean over problems; on small networks the network weighs little."
     )
     return _section("Cost", text, tables.costs(found).html())
 

@@ -15,6 +15,7 @@ from celo2.evaluate.records import Records
 from celo2.evaluate.scores import Score, run_of
 from celo2.evaluate.single import Configuration
 from celo2.evaluate.suites import BENCHMARK, LADDER, VALIDATION, Problem
+from celo2.evaluate.variants import variant_name
 from tests.families import Quadratic
 
 FIRST, SECOND = list(BENCHMARK)[:2]
@@ -199,3 +200,15 @@ def test_a_page_without_runs_says_how_to_make_them(tmp_path):
         write_page(tmp_path / "page.html", tmp_path)
     assert evidence(tmp_path).problems == []
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_variant_has_the_loss_at_the_tuned_settings_over_the_best_around(found):
+    name = variant_name(FIRST, "batch-4x")
+    for factor, loss in ((0.5, 4.0), (1.0, 3.0), (2.0, 2.0)):
+        settings = {"learning_rate": factor * 1e-3}
+        run = run_of(name, BENCHMARK[FIRST].steps, ADAMW, settings, 1)
+        found.records.add(run, {"loss": loss, "date": "2026-01-02", "commit": "abc"})
+    assert tables.variants(found).rows == [
+        (BENCHMARK[FIRST].title, "batch size x 4", "1.500 (2 at x2)"),
+    ]
+    assert "<h2>Variants</h2>" in page(found)
