@@ -219,7 +219,8 @@ def _longer(found: Evidence) -> Section | None:
 def _costs(found: Evidence) -> Section:
     text = (
         "The time of a step is that of the whole run over its steps, network included: the "
-        "shortest of all runs, geometric mean over problems. On small networks the network weighs little."
+        "shortest of all runs, geometric mean over problems. On small networks the network weighs "
+        "little."
     )
     return _section("Cost", text, tables.costs(found).html())
 
