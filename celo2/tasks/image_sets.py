@@ -51,7 +51,7 @@ class Stack:
     def of(cls, sets: Sequence[LabeledSet]) -> Stack:
         """Put the sets on the device."""
         counts = np.array([len(s.labels) for s in sets], np.int32)
-        n = counts.max()
+        n = int(counts.max())
         images = np.stack([np.pad(s.images, ((0, n - len(s.images)), (0, 0))) for s in sets])
         labels = np.stack([np.pad(s.labels, (0, n - len(s.labels))) for s in sets])
         return cls(jnp.asarray(images), jnp.asarray(labels, jnp.int32), jnp.asarray(counts))
