@@ -51,9 +51,12 @@ class Stack:
     def of(cls, sets: Sequence[LabeledSet]) -> Stack:
         """Put the sets on the device."""
         counts = np.array([len(s.labels) for s in sets], np.int32)
-        n = int(counts.max())
-        images = np.stack([np.pad(s.images, ((0, n - len(s.images)), (0, 0))) for s in sets])
-        labels = np.stack([np.pad(s.labels, (0, n - len(s.labels))) for s in sets])
+        shape = len(sets), int(counts.max())
+        dtype = np.result_type(*[s.images.dtype for s in sets])
+        images = np.zeros((*shape, sets[0].images.shape[1]), dtype)
+        labels = np.zeros(shape, np.int32)
+        for i, (each, count) in enumerate(zip(sets, counts, strict=True)):
+            images[i, :count], labels[i, :count] = each.images, each.labels
         return cls(jnp.asarray(images), jnp.asarray(labels, jnp.int32), jnp.asarray(counts))
 
 
