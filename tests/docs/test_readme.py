@@ -68,3 +68,14 @@ def test_the_speed_up_without_tuning_is_that_of_the_benchmark():
 def test_it_stays_a_screen_and_a_half():
     prose = re.sub(r"(?s:```.*?```|<!--.*?-->)|(?m:^\|.*$)", "", README)
     assert 500 < len(prose.split()) < 750
+
+
+def test_the_games_are_counted_as_in_their_table():
+    page = (ROOT / "docs/agents.md").read_text()
+    marked = re.search(r"<!-- table:rl-returns -->\n(.*?)<!-- /table -->", page, re.DOTALL)
+    rows = [line.strip("| ").split(" | ") for line in marked[1].splitlines()[2:]]
+    returns = {name: [float(cell.split()[0]) for cell in cells[:-1]] for name, *cells in rows}
+    ours, adam = returns["Celo2, nothing tuned"], returns["Adam, as purejaxrl"]
+    behind = sum(a < b for a, b in zip(ours, adam, strict=True))
+    words = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
+    assert f"[{words[behind]} of {words[len(adam)]} games]" in README
