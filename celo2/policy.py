@@ -54,6 +54,9 @@ class Policy(NamedTuple):
     """Shape of the decay, from 0, a cosine, to 1, a straight line."""
     weight_decay: Any
     """Decoupled, at the learning rate of hidden matrices."""
+    cautious: Any
+    """Part of the weight decay that is left out where the update moves a weight away from zero:
+    from 0, plain decay, to 1 (Chen et al., Cautious Weight Decay, arXiv 2510.12402)."""
     small_weights: Any
     """Median of `matrix_size` below which all learning rates are multiplied by it."""
     reference_width: Any
@@ -135,8 +138,7 @@ class Policy(NamedTuple):
             InputError: it is not JSON, or a number is absent, unknown or out of range.
         """
         try:
-            # Without a law for wide models, as policies were first written, there is none.
-            numbers = {"reference_width": RANGES["reference_width"][1]} | json.loads(text)
+            numbers = BEFORE | json.loads(text)
             policy = cls.of({name: float(value) for name, value in numbers.items()})
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(
@@ -151,7 +153,15 @@ class Policy(NamedTuple):
         return policy
 
 
-SHAPE = ("warmup", "final", "linear", "weight_decay", "small_weights", "reference_width")
+SHAPE = (
+    "warmup",
+    "final",
+    "linear",
+    "weight_decay",
+    "cautious",
+    "small_weights",
+    "reference_width",
+)
 """The numbers that all kinds of parameters share."""
 RANGES = {
     "at_1000": (1e-8, 1.0),
@@ -160,9 +170,13 @@ RANGES = {
     "final": (0.0, 1.0),
     "linear": (0.0, 1.0),
     "weight_decay": (0.0, 100.0),
+    "cautious": (0.0, 1.0),
     "small_weights": (0.0, 1.0),
     "reference_width": (1.0, 1e9),
 }
+
+BEFORE = {"reference_width": RANGES["reference_width"][1], "cautious": 0.0}
+"""What files of policies did before they stated these numbers: no law for width, plain decay."""
 
 
 def matrix_size(xp: Any, mean_square: Any, view: MatrixView) -> Any:

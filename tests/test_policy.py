@@ -21,6 +21,7 @@ POLICY = Policy(
     final=0.2,
     linear=1.0,
     weight_decay=0.3,
+    cautious=0.5,
     small_weights=0.1,
     reference_width=128.0,
 )

@@ -33,7 +33,14 @@ class LearningRates(NamedTuple):
     """Multiplies Adam's updates."""
     weight_decay: Any
     policy: Policy | None
-    """What scales all updates by the size of the initial weights; None: nothing does."""
+    """What scales all updates by the size of the initial weights, and says how weights decay; None:
+    nothing does."""
+
+    def add_weight_decay(self, mask: Any) -> optax.GradientTransformation:
+        """Add the decay of the leaves of `mask` to updates that are to be subtracted."""
+        if self.policy is None:
+            return optax.add_decayed_weights(self.weight_decay, mask)
+        return optax.masked(_add_cautious_decay(self.weight_decay, self.policy.cautious), mask)
 
 
 class ScaleByInitialWeightsState(NamedTuple):
@@ -121,6 +128,22 @@ def scale_by_width(policy: Policy, axes: Axes = None) -> optax.GradientTransform
                 widths.append(matrix_width(matrix_views(jnp.shape(p), reading)[0]))
         factor = policy.width_factor(jnp, jnp.array(widths, float)) if widths else 1.0
         return jax.tree.map(lambda u: (factor * u).astype(u.dtype), updates), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def _add_cautious_decay(weight_decay: Any, cautious: Any) -> optax.GradientTransformation:
+    """Add weight decay; where an update moves a weight away from zero, all but the part `cautious`.
+
+    Updates are those to be subtracted.
+    """
+
+    def decayed(u: jax.Array, p: Any) -> jax.Array:
+        kept = jnp.where(u * p > 0, 1.0, 1.0 - cautious)
+        return (u + weight_decay * kept * p).astype(u.dtype)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(decayed, updates, params), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 

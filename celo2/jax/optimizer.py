@@ -117,7 +117,7 @@ def _transforms(
 ) -> dict[Hashable, optax.GradientTransformation]:
     """Return what updates the leaves of each label: a direction, weight decay, learning rate."""
     tail = [
-        optax.add_decayed_weights(learning_rates.weight_decay, decaying),
+        learning_rates.add_weight_decay(decaying),
         optax.scale_by_learning_rate(learning_rates.base),
     ]
     # Multipliers come before weight decay is added, so that they scale AdamW's update alone.

@@ -51,6 +51,7 @@ COORDINATES = {
     "final": Coordinate(0.1, False, 0.0, 0.5),
     "linear": Coordinate(0.6, False, 0.0, 1.0),
     "weight_decay": Coordinate(1.0, False, 0.0, 10.0),
+    "cautious": Coordinate(0.5, False, 0.0, 1.0),
 }
 """By the last part of a number's name; a number that is not here stays as it is."""
 

@@ -24,6 +24,7 @@ START = Policy(
     final=0.0,
     linear=1.0,
     weight_decay=0.0,
+    cautious=0.5,
     small_weights=0.1,
     reference_width=128.0,
 )

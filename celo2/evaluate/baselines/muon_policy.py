@@ -37,7 +37,7 @@ def _build(theta: Theta, settings: Settings, steps: int) -> optax.GradientTransf
     theta = dataclasses.replace(theta, policy=policy)
     learning_rates = resolve(theta, None, steps, None, None)
     tail = [
-        optax.add_decayed_weights(learning_rates.weight_decay, decaying),
+        learning_rates.add_weight_decay(decaying),
         optax.scale_by_learning_rate(learning_rates.base),
     ]
     adam = optax.scale_by_adam(b1=0.9, b2=0.95)
