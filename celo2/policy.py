@@ -213,6 +213,7 @@ class Plan(NamedTuple):
     learning_rates: Mapping[str, tuple[float, ...]]
     """By kind of parameter: hidden, embedding, head, vector."""
     weight_decay: float
+    cautious: float
 
     def __str__(self) -> str:
         width = max(10, len(str(self.steps[-1])))
@@ -220,8 +221,20 @@ class Plan(NamedTuple):
         for i, step in enumerate(self.steps):
             cells = [f"{values[i]:.2e}" for values in self.learning_rates.values()]
             lines.append("".join(f"{cell:>{width + 2}}" for cell in (str(step), *cells)))
-        lines.append(f"weight decay {self.weight_decay:g}, at the learning rate of hidden matrices")
-        return "\n".join(lines)
+        return "\n".join([*lines, self.decay])
+
+    @property
+    def decay(self) -> str:
+        """How weights decay, in words."""
+        if self.cautious == 0:
+            where = "everywhere"
+        elif self.cautious == 1:
+            where = "where the update moves a weight toward zero"
+        else:
+            where = f"{1 - self.cautious:g} of it where the update moves a weight away from zero"
+        return (
+            f"weight decay {self.weight_decay:g} at the learning rate of hidden matrices, {where}"
+        )
 
 
 def plan(
@@ -249,4 +262,4 @@ def plan(
         if kind == HIDDEN:
             peak *= width_factor
         rates[kind] = tuple(peak * factor for factor in factors)
-    return Plan(tuple(steps), rates, float(policy.weight_decay))
+    return Plan(tuple(steps), rates, float(policy.weight_decay), float(policy.cautious))

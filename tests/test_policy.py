@@ -104,6 +104,14 @@ def test_a_damaged_policy_is_refused(change, message):
         Policy.from_json(json.dumps(POLICY.numbers() | change))
 
 
+def test_a_policy_from_before_a_number_does_what_it_did():
+    numbers = POLICY.numbers()
+    del numbers["cautious"], numbers["reference_width"]
+    policy = Policy.from_json(json.dumps(numbers))
+    assert policy.cautious == 0
+    assert policy.width_factor(np, np.array([1e6])) == 1
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "3"])
 def test_what_is_no_policy_is_refused(text):
     with pytest.raises(InputError, match="is damaged"):

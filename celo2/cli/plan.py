@@ -25,8 +25,8 @@ class Plan:
         policy = load_theta(self.theta).required_policy()
         shown = plan(policy, self.total_steps)
         caption = (
-            f"weight decay {shown.weight_decay:g}, at this learning rate of hidden matrices; "
-            "optimizer.plan() shows that of your model, which is lower where it is wider than "
+            f"{shown.decay}; "
+            "optimizer.plan() shows the learning rates of your model, lower where it is wider than "
             f"{policy.reference_width:g}, or its weights are far smaller than usual"
         )
         table = Table("step", *shown.learning_rates, caption=caption)

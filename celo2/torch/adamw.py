@@ -134,6 +134,12 @@ def _update_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
         p.append(block.p.to(block.first.dtype).contiguous())
         g.append(block.g.to(block.first.dtype).contiguous())
     own, _, first, second, count, finite = map(list, zip(*batch, strict=True))
+    cautious = group.get("cautious", 0.0)
+    if cautious and weight_decay:
+        for x, gradient, block in zip(p, g, batch, strict=True):
+            decay = lr * weight_decay, 1.0 - cautious
+            _decay_cautiously(x, gradient, block, group["betas"][0], *decay)
+        weight_decay = 0.0
     adamw(
         p,
         g,
@@ -156,6 +162,21 @@ def _update_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
     for x, place in zip(p, own, strict=True):
         if x is not place:
             place.copy_(x)
+
+
+def _decay_cautiously(
+    p: Tensor, g: Tensor, block: _Block, beta1: float, fraction: float | Tensor, kept: float
+) -> None:
+    """Multiply p by 1 - fraction, but by 1 - kept fraction where the step moves it away from zero.
+
+    The step has the sign of the first moment, which the kernel is about to advance by g.
+    """
+    # A tile at a time, for the temporaries: the momentum and its product with p.
+    tiles = (x.view(-1).split(TILE) for x in (p, g, block.first))
+    for x, gradient, first in zip(*tiles, strict=True):
+        toward_zero = torch.lerp(first, gradient, 1 - beta1) * x > 0
+        decayed = torch.where(toward_zero, 1 - fraction, 1 - kept * fraction)
+        x.mul_(torch.where(block.finite, decayed, 1.0))
 
 
 def needs_no_sync(flag: Tensor) -> bool:

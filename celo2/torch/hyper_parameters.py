@@ -14,7 +14,7 @@ from celo2.rule import check_kappa
 STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 """float16 is not among them: the squares of ordinary gradients overflow it."""
 NEWTON_SCHULZ_DTYPES = (torch.float32, torch.bfloat16)
-NUMBERS = ("lr", "weight_decay", "adamw_lr_multiplier", "lr_multiplier", "eps")
+NUMBERS = ("lr", "weight_decay", "adamw_lr_multiplier", "lr_multiplier", "eps", "cautious")
 
 
 def checked(group: dict[str, Any]) -> dict[str, Any]:
@@ -35,6 +35,8 @@ def checked(group: dict[str, Any]) -> dict[str, Any]:
     ):
         raise InputError(f"betas are {betas}; give two, each at least 0 and below 1")
     group["betas"] = tuple(float(beta) for beta in betas)
+    if group.get("cautious", 0.0) > 1:
+        raise InputError(f"cautious is {group['cautious']}; it must lie between 0 and 1")
     check_kappa(group["guard"])
     for key, allowed in (
         ("state_dtype", STATE_DTYPES),

@@ -152,13 +152,28 @@ def fused_direction(
     return rule.entrywise_direction(torch, theta, inputs.layer, inputs.hidden.present(), channels)
 
 
-def apply(
-    p: Tensor, d: Tensor, scale: Tensor, lr: Tensor, weight_decay: Tensor, finite: Tensor
-) -> None:
+class Numbers(NamedTuple):
+    """The numbers of a group that the last kernel reads, 0-d tensors."""
+
+    lr: Tensor
+    weight_decay: Tensor
+    """As a fraction of the parameter per unit of `lr`."""
+    kept: Tensor | None
+    """Part of the weight decay where the step moves a weight away from zero; None: all of it."""
+
+
+def apply(p: Tensor, d: Tensor, scale: Tensor, numbers: Numbers, finite: Tensor) -> None:
     """Set p <- p - lr (scale d + weight_decay p) where `finite`, in the precision of d."""
     # bfloat16 parameters are widened a block at a time, and rounded once when they are stored.
     wide = p.to(d.dtype)
-    p.copy_(torch.where(finite, wide - lr * (scale * d + weight_decay * wide), wide))
+    p.copy_(torch.where(finite, _moved(wide, scale * d, numbers), wide))
+
+
+def _moved(p: Tensor, step: Tensor, numbers: Numbers) -> Tensor:
+    """Return the parameter after a step and its weight decay."""
+    lr, weight_decay, kept = numbers
+    decaying = p if kept is None else torch.where(step * p > 0, p, kept * p)
+    return p - lr * (step + weight_decay * decaying)
 
 
 def products(m: Tensor, d: Tensor, magnitude: Tensor) -> Tensor:
@@ -171,8 +186,7 @@ def apply_guarded(
     d: Tensor,
     m: Tensor,
     scales: tuple[Tensor, Tensor],
-    lr: Tensor,
-    weight_decay: Tensor,
+    numbers: Numbers,
     finite: Tensor,
 ) -> None:
     """Run `apply` with scales[0] d + scales[1] m in the place of scale d.
@@ -181,7 +195,7 @@ def apply_guarded(
     """
     wide = p.to(d.dtype)
     step = torch.where(scales[0] > 0, scales[0] * d, 0) + scales[1] * m.to(d.dtype)
-    p.copy_(torch.where(finite, wide - lr * (step + weight_decay * wide), wide))
+    p.copy_(torch.where(finite, _moved(wide, step, numbers), wide))
 
 
 def entry_channels(spec: Spec, entries: Entries, factors: Sides) -> list[Tensor]:
@@ -310,20 +324,26 @@ class Kernels(NamedTuple):
             blocks.append(self.functions.products(m[here], d[here], magnitude))
         return blocks[0] if len(blocks) == 1 else torch.stack(blocks).sum(0)
 
-    def apply(self, p: Tensor, d: Tensor, scale: Tensor, *numbers: Tensor) -> None:
+    def apply(self, p: Tensor, d: Tensor, scale: Tensor, numbers: Numbers, finite: Tensor) -> None:
         """Run the last kernel."""
         # 12 bytes per element move in float32: p and d are read, p is written.
         for rows in self._blocks(p):
             here = (..., rows, slice(None))
-            self.functions.apply(p[here], d[here], scale, *numbers)
+            self.functions.apply(p[here], d[here], scale, numbers, finite)
 
     def apply_guarded(
-        self, p: Tensor, d: Tensor, m: Tensor, scales: tuple[Tensor, Tensor], *numbers: Tensor
+        self,
+        p: Tensor,
+        d: Tensor,
+        m: Tensor,
+        scales: tuple[Tensor, Tensor],
+        numbers: Numbers,
+        finite: Tensor,
     ) -> None:
         """Run the last kernel of guarded updates."""
         for rows in self._blocks(p):
             here = (..., rows, slice(None))
-            self.functions.apply_guarded(p[here], d[here], m[here], scales, *numbers)
+            self.functions.apply_guarded(p[here], d[here], m[here], scales, numbers, finite)
 
     def _blocks(self, x: Tensor) -> Iterator[slice]:
         # Rows are adjacent in memory, so a block of them is contiguous for a single matrix.

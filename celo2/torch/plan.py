@@ -22,7 +22,7 @@ from celo2.torch import distributed
 from celo2.torch.distributed import LOCAL, Exchange, Sharded, Shards
 from celo2.torch.gradients import Check
 from celo2.torch.hyper_parameters import scaled
-from celo2.torch.kernels import Kernels, Limits, kernels_for, working_dtype
+from celo2.torch.kernels import Kernels, Limits, Numbers, kernels_for, working_dtype
 from celo2.torch.layout import Layout, Window, layouts
 from celo2.torch.newton_schulz import orthogonalize as newton_schulz
 from celo2.torch.param_groups import matrix_axes
@@ -55,21 +55,23 @@ def read(
     return Parameter(distributed.local(p), distributed.gradient(p), own, group, shards, found)
 
 
-class Numbers:
+class GroupNumbers:
     """Learning rate and weight decay as 0-d tensors, once per group, device, dtype and step."""
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        self._made: dict[Hashable, Numbers] = {}
 
-    def of(
-        self, group: dict[str, Any], device: torch.device, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
+    def of(self, group: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Numbers:
         """Return the numbers of a group, the same objects throughout a step."""
         key = id(group), device, dtype
         # The same objects for all parameters of a group: stacks are made of what shares them.
         if key not in self._made:
             lr, weight_decay = scaled(group)
-            self._made[key] = _tensor(lr, device, dtype), _tensor(weight_decay, device, dtype)
+            cautious = group.get("cautious", 0.0)
+            kept = _tensor(1.0 - cautious, device, dtype) if cautious else None
+            self._made[key] = Numbers(
+                _tensor(lr, device, dtype), _tensor(weight_decay, device, dtype), kept
+            )
         return self._made[key]
 
 
@@ -116,10 +118,8 @@ class StepInputs(NamedTuple):
     """Bool, 0-d or (*batch, 1, 1), full: where it is False only weight decay applies."""
     step: Tensor
     """Steps so far, 0-d or (..., 1, 1): stochastic rounding depends on them."""
-    lr: Tensor
-    """0-d"""
-    weight_decay: Tensor
-    """0-d, as a fraction of the parameter per unit of `lr`."""
+    numbers: Numbers
+    """Of the group: the same object for all its parameters of one device and dtype."""
 
 
 class MatrixBatch(NamedTuple):
@@ -155,7 +155,7 @@ class Planner:
         self._rules: dict[Hashable, UpdateRule] = {}
 
     def batches(
-        self, parameter: Parameter, check: Check, numbers: Numbers
+        self, parameter: Parameter, check: Check, of_groups: GroupNumbers
     ) -> Iterator[MatrixBatch]:
         """Yield the batches of a parameter under the rule, and count its step."""
         group, state, step = parameter.group, parameter.state, parameter.state["step"]
@@ -165,12 +165,12 @@ class Planner:
         # A rank without a gradient joins the messages of those that have one, with zeros.
         g = torch.zeros_like(parameter.p) if parameter.g is None else parameter.g
         dtype = torch.promote_types(parameter.p.dtype, torch.float32)
-        lr, weight_decay = numbers.of(group, parameter.p.device, dtype)
+        numbers = of_groups.of(group, parameter.p.device, dtype)
         exchange = LOCAL if parameter.shards is None else Sharded(parameter.shards.group)
         for layout, active in zip(parameter.layouts, check.active, strict=True):
             p, accumulators = layout.of(parameter.p), layout.accumulators(state)
             rule = self._rule(layout, p, accumulators, group)
-            inputs = StepInputs(finite, finite & active, step, lr, weight_decay)
+            inputs = StepInputs(finite, finite & active, step, numbers)
             yield MatrixBatch(rule, exchange, layout.window, accumulators, layout.of(g), p, inputs)
 
     def _rule(
@@ -250,7 +250,7 @@ def stack_key(batch: MatrixBatch) -> Hashable:
     # By the order of strides, matrices that are stored transposed lie in stacks of their own.
     order = sorted(range(batch.p.ndim), key=lambda axis: -batch.p.stride(axis))
     shape = batch.window, len(batch.accumulators.factored), tuple(order), batch.p.device
-    numbers = id(batch.rule), id(batch.inputs.lr), id(batch.inputs.weight_decay)
+    numbers = id(batch.rule), id(batch.inputs.numbers)
     return shape, tuple(x.dtype for x in tensors), numbers
 
 

@@ -64,6 +64,7 @@ class Schedule:
             "steps": self._steps,
             "weight_factor": self._weight_factor,
             "weight_decay": self.policy.weight_decay,
+            "cautious": self.policy.cautious,
         }
 
     def prepare(self, part: Group, kind: str, stated: Group) -> None:

@@ -29,7 +29,7 @@ from celo2.torch.gradients import check
 from celo2.torch.kernels import DirectionInputs, Entries, Sides
 from celo2.torch.layout import Window
 from celo2.torch.pack import is_transposed, pack, unpack
-from celo2.torch.plan import Bucket, MatrixBatch, Numbers, Parameter, Planner, buckets
+from celo2.torch.plan import Bucket, GroupNumbers, MatrixBatch, Parameter, Planner, buckets
 from celo2.torch.stochastic_rounding import Noise, noise
 
 Sums = list[Tensor]
@@ -44,7 +44,7 @@ def update_parameters(parameters: Sequence[Parameter], planner: Planner) -> list
     # 1. Look at every gradient before anything is changed; ranks agree on the flags here.
     checks = check(parameters)
     # 2. Plan: only views and a few numbers are made.
-    numbers = Numbers()
+    numbers = GroupNumbers()
     batches: list[MatrixBatch] = []
     by_adamw = []
     for parameter, flags in zip(parameters, checks, strict=True):
@@ -225,18 +225,18 @@ def _drive(work: Sequence[Generator[Sums, Sums, Result]], exchange: Exchange) ->
 def _apply(batch: MatrixBatch, d: Tensor, found: Scales) -> None:
     """Subtract the step and weight decay."""
     inputs, p = batch.inputs, batch.p
-    numbers = inputs.lr, inputs.weight_decay, inputs.finite
     # Matrices without a gradient get weight decay alone.
     active = batch.window.take(inputs.active)
     transposed = is_transposed(p)
     if transposed:
         p, d = p.mT, d.mT
     if found.momentum is None:
-        batch.rule.kernels.apply(p, d, found.direction * active, *numbers)
+        batch.rule.kernels.apply(p, d, found.direction * active, inputs.numbers, inputs.finite)
         return
     m = guarding_momentum(batch)
     both = found.direction * active, found.momentum * active
-    batch.rule.kernels.apply_guarded(p, d, m.mT if transposed else m, both, *numbers)
+    m = m.mT if transposed else m
+    batch.rule.kernels.apply_guarded(p, d, m, both, inputs.numbers, inputs.finite)
 
 
 @contextlib.contextmanager

@@ -142,9 +142,9 @@ def test_bad_input_gets_one_sentence(call, message):
 def test_hidden_matrices_of_a_wide_model_move_less_and_decay_as_before():
     """Width 8, reference 2: the update of the hidden matrix is halved, weight decay is not."""
     params, grads = draw(1)
-    halved = dataclasses.replace(RULE, policy=POLICY._replace(reference_width=2.0))
-    moved = {}
-    for name, theta in (("usual", THETA), ("wide", halved)):
+    moved, plain = {}, POLICY._replace(cautious=0.0)
+    for name, policy in (("usual", plain), ("wide", plain._replace(reference_width=2.0))):
+        theta = dataclasses.replace(RULE, policy=policy)
         after = train(celo2(total_steps=5, theta=theta), params, grads, 1)
         moved[name] = {key: np.asarray(after[key]) - params[key] for key in params}
     rate = plan(POLICY, 5, [0]).learning_rates["hidden"][0]
@@ -153,3 +153,26 @@ def test_hidden_matrices_of_a_wide_model_move_less_and_decay_as_before():
     np.testing.assert_allclose(moved["wide"]["first.w"], expected, rtol=1e-3, atol=1e-6)
     for name in ("embedding", "head", "first.bias"):
         np.testing.assert_allclose(moved["wide"][name], moved["usual"][name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("cautious", [0.0, 0.5, 1.0])
+def test_weight_decay_is_cautious_where_the_update_moves_a_weight_away_from_zero(cautious):
+    """Under both optimizers; of the plain update it keeps all that moves a weight toward zero."""
+    params, grads = draw(1)
+    policy = POLICY._replace(cautious=cautious)
+    moved = {}
+    for weight_decay in (0.0, 0.3):
+        optimizer = celo2(
+            total_steps=5,
+            weight_decay=weight_decay,
+            theta=dataclasses.replace(RULE, policy=policy),
+        )
+        after = train(optimizer, params, grads, 1)
+        moved[weight_decay] = {key: np.asarray(after[key]) - params[key] for key in params}
+    rate = plan(policy, 5, [0]).learning_rates["hidden"][0]
+    for name in ("embedding", "first.w", "head"):
+        p, update = params[name], moved[0.0][name]
+        kept = np.where(update * p < 0, 1.0, 1.0 - cautious)
+        expected = update - rate * 0.3 * kept * p
+        np.testing.assert_allclose(moved[0.3][name], expected, rtol=1e-3, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(moved[0.3]["first.bias"], moved[0.0]["first.bias"])

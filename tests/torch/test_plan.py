@@ -6,7 +6,7 @@ import torch
 from celo2.torch import Celo2
 from celo2.torch.gradients import check
 from celo2.torch.kernels import Limits
-from celo2.torch.plan import Numbers, Planner, buckets, read
+from celo2.torch.plan import GroupNumbers, Planner, buckets, read
 from tests.cases import THETA
 
 MATRIX, KERNEL, VECTOR = (12, 20), (6, 4, 3, 3), (9,)
@@ -43,7 +43,7 @@ def stack_sizes(optimizer, limits=Limits()):
         for group in optimizer.param_groups
         for p in group["params"]
     ]
-    planner, numbers = Planner(THETA, False, limits), Numbers()
+    planner, numbers = Planner(THETA, False, limits), GroupNumbers()
     batches = []
     for parameter, flags in zip(parameters, check(parameters), strict=True):
         batches += planner.batches(parameter, flags, numbers)

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from celo2 import InputError
 from celo2.policy import plan
-from celo2.torch import Celo2
+from celo2.torch import Celo2, adamw
 from tests.cases import POLICY
 from tests.cases import THETA as RULE
 from tests.torch.models import backward, same, train
@@ -125,7 +125,7 @@ def test_updates_are_those_of_the_same_learning_rates_set_from_outside():
     }.items():
         rule = "celo2" if kind == "hidden" else "adamw"
         decay = 0.0 if kind == "vector" else 0.1
-        groups.append({"params": modules, "rule": rule, "weight_decay": decay})
+        groups.append({"params": modules, "rule": rule, "weight_decay": decay, "cautious": 0.5})
         groups[-1]["lr_multiplier"] = POLICY.multipliers(np, 6)[kind]
     other = Celo2(groups, lr=1.0, theta=THETA)
     for step in range(6):
@@ -320,3 +320,52 @@ def test_the_kinds_of_parameters_by_module_by_name_and_as_stated():
     assert kinds(of_module) == kinds(of_names) == expected
     found = kinds(stated)
     assert (found["second.weight"], found["head.weight"]) == ("head", "hidden")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cautious_weight_decay_is_the_same_in_tiles(dtype, monkeypatch):
+    """Under AdamW too; a gradient that is not finite decays nothing."""
+    found = []
+    for tile in (adamw.TILE, 5):
+        monkeypatch.setattr(adamw, "TILE", tile)
+        model = Model().to(dtype)
+        optimizer = Celo2(model, total_steps=8, theta=THETA)
+        for step in range(3):
+            backward(model, step)
+            optimizer.step()
+        backward(model, 3)
+        model.embedding.weight.grad[0, 0] = torch.nan
+        before = model.embedding.weight.detach().clone()
+        with pytest.warns(RuntimeWarning, match="not finite were skipped"):
+            optimizer.step()
+        torch.testing.assert_close(model.embedding.weight.detach(), before, rtol=0, atol=0)
+        found.append([p.detach().clone() for p in model.parameters()])
+    for whole, tiled in zip(*found, strict=True):
+        torch.testing.assert_close(whole, tiled, rtol=0, atol=0)
+
+
+def test_a_state_from_before_weight_decay_was_cautious_keeps_decaying_as_it_did():
+    model = Model()
+    saved = Celo2(model, total_steps=8, theta=THETA).state_dict()
+    for group in saved["param_groups"]:
+        del group["cautious"]
+    resumed = Celo2(model, total_steps=8, theta=THETA)
+    resumed.load_state_dict(saved)
+    plain = Celo2(
+        other := copy.deepcopy(model),
+        total_steps=8,
+        theta=dataclasses.replace(RULE, policy=POLICY._replace(cautious=0.0)),
+    )
+    for optimizer, each in ((resumed, model), (plain, other)):
+        backward(each, 0)
+        optimizer.step()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0)
+
+
+def test_a_group_may_state_how_cautious_its_weight_decay_is():
+    model = Model()
+    groups = [{"params": model, "cautious": 0.0}]
+    assert {g["cautious"] for g in Celo2(groups, total_steps=8, theta=THETA).param_groups} == {0.0}
+    with pytest.raises(InputError, match=r"cautious is 1\.5; it must lie between 0 and 1"):
+        Celo2([{"params": model, "cautious": 1.5}], total_steps=8, theta=THETA)
