@@ -73,7 +73,9 @@ class Celo2(Optimizer):
             A group may set any keyword below, and `rule` ("celo2" or "adamw"), `axes` (fan_in,
             fan_out; each an axis or several), `split_axis` and `split_sizes` for parameters that
             are not (out, in) or (out, in, taps...). An `lr` beside a `rule` is not multiplied. With
-            `total_steps`, a group may state `lr_scale`, a factor on its learning rate.
+            `total_steps`, a group may state `lr_scale`, a factor on its learning rate. With
+            `cautious`, up to 1, that part of the weight decay is left out where the update moves a
+            weight away from zero; it is the policy's with `total_steps`, and 0 with `lr`.
         lr: learning rate, a float or a 0-d tensor: the RMS of the update of every hidden matrix.
         total_steps: number of calls of `step` in the whole run; learning rates, warm-up, decay and
             weight decay are then those of theta's policy. At a resume another number may be given.
