@@ -106,7 +106,7 @@ class MatrixOracle:
         return x.T if transposed else x
 
 
-def oracle_steps(theta, grads, w, orthogonalize, lr=0.01, weight_decay=0.0):
+def oracle_steps(theta, grads, w, orthogonalize, lr=0.01, weight_decay=0.0, cautious=0.0):
     """Return steps, and parameters after each, for gradients (t, ..., in, out) of one parameter.
 
     Leading axes are a batch of matrices.
@@ -122,7 +122,8 @@ def oracle_steps(theta, grads, w, orthogonalize, lr=0.01, weight_decay=0.0):
         u = np.empty(shape)
         for i, oracle in oracles.items():
             u[i] = oracle.step(g[i], w[i])
-        w = w - lr * (u + weight_decay * w)
+        kept = np.where(u * w < 0, 1 - cautious, 1)
+        w = w - lr * (u + weight_decay * kept * w)
         steps.append(u)
         params.append(w)
     return np.array(steps), np.array(params)

@@ -139,7 +139,7 @@ def _add_cautious_decay(weight_decay: Any, cautious: Any) -> optax.GradientTrans
     """
 
     def decayed(u: jax.Array, p: Any) -> jax.Array:
-        kept = jnp.where(u * p > 0, 1.0, 1.0 - cautious)
+        kept = jnp.where(jnp.sign(u) * p < 0, 1.0 - cautious, 1.0)
         return (u + weight_decay * kept * p).astype(u.dtype)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

@@ -58,9 +58,10 @@ def celo2(
             matrices and the size of the parameters that `init` is given; later steps stay at the
             last learning rate. It may be traced.
         weight_decay: decoupled weight decay, p <- p - learning_rate * weight_decay * p, under both
-            optimizers, at the learning rate of hidden matrices; with `total_steps` it acts only
-            where the update moves a weight toward zero, as the policy says. None: the policy's, or
-            0 with `learning_rate`; that of `optax.adamw` is 1e-4, of PyTorch's AdamW 0.01.
+            optimizers, at the learning rate of hidden matrices; with `total_steps` it is left
+            out where the update moves a weight away from zero, as the policy says. None: the
+            policy's, or 0 with `learning_rate`; that of `optax.adamw` is 1e-4, of PyTorch's AdamW
+            0.01.
         weight_decay_mask: tree of booleans with the parameters' structure (or a prefix of it), or a
             function from the parameters to one: which leaves decay. None: all but biases, norms
             and other leaves of fewer than two axes.

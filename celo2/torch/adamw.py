@@ -12,10 +12,12 @@ from torch.optim.adamw import adamw
 
 from celo2.torch.gradients import Check
 from celo2.torch.hyper_parameters import scaled
-from celo2.torch.plan import Parameter
+from celo2.torch.plan import Parameter, as_scalar
 
 TILE = 1 << 20
 """Elements per call: what has to be copied for the kernel is copied by so many."""
+GPU_TILE = 1 << 24
+"""Elements per operator of what PyTorch's kernel does not do, on a GPU, which must be filled."""
 
 
 def init(p: Tensor) -> dict[str, Tensor]:
@@ -134,11 +136,8 @@ def _update_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
         p.append(block.p.to(block.first.dtype).contiguous())
         g.append(block.g.to(block.first.dtype).contiguous())
     own, _, first, second, count, finite = map(list, zip(*batch, strict=True))
-    cautious = group.get("cautious", 0.0)
-    if cautious and weight_decay:
-        for x, gradient, block in zip(p, g, batch, strict=True):
-            decay = lr * weight_decay, 1.0 - cautious
-            _decay_cautiously(x, gradient, block, group["betas"][0], *decay)
+    if group.get("cautious", 0.0) and weight_decay:
+        _decay_cautiously(batch, p, g, group)
         weight_decay = 0.0
     adamw(
         p,
@@ -165,18 +164,23 @@ def _update_batch(batch: Sequence[_Block], group: dict[str, Any]) -> None:
 
 
 def _decay_cautiously(
-    p: Tensor, g: Tensor, block: _Block, beta1: float, fraction: float | Tensor, kept: float
+    batch: Sequence[_Block], parameters: Sequence[Tensor], gradients: Sequence[Tensor], group: Any
 ) -> None:
-    """Multiply p by 1 - fraction, but by 1 - kept fraction where the step moves it away from zero.
+    """Subtract the weight decay, but only a part of it where the step moves a weight from zero.
 
-    The step has the sign of the first moment, which the kernel is about to advance by g.
+    The step has the sign of the first moment, which the kernel is about to advance by the gradient.
     """
-    # A tile at a time, for the temporaries: the momentum and its product with p.
-    tiles = (x.view(-1).split(TILE) for x in (p, g, block.first))
-    for x, gradient, first in zip(*tiles, strict=True):
-        toward_zero = torch.lerp(first, gradient, 1 - beta1) * x > 0
-        decayed = torch.where(toward_zero, 1 - fraction, 1 - kept * fraction)
-        x.mul_(torch.where(block.finite, decayed, 1.0))
+    lr, weight_decay = scaled(group)
+    for block, p, g in zip(batch, parameters, gradients, strict=True):
+        fraction = as_scalar(lr * weight_decay, p.device, p.dtype)
+        kept = as_scalar(1.0 - group["cautious"], p.device, p.dtype) * fraction
+        # A tile at a time, for the temporaries: three of the size of the parameter otherwise.
+        size = TILE if p.is_cpu else GPU_TILE
+        tiles = (x.view(-1).split(size) for x in (p, g, block.first))
+        for x, gradient, first in zip(*tiles, strict=True):
+            moment = torch.lerp(first, gradient, 1 - group["betas"][0])
+            decay = torch.where(torch.sign(moment) * x < 0, kept, fraction) * x
+            x.sub_(torch.where(block.finite, decay, 0.0))
 
 
 def needs_no_sync(flag: Tensor) -> bool:

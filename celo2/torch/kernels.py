@@ -163,7 +163,10 @@ class Numbers(NamedTuple):
 
 
 def apply(p: Tensor, d: Tensor, scale: Tensor, numbers: Numbers, finite: Tensor) -> None:
-    """Set p <- p - lr (scale d + weight_decay p) where `finite`, in the precision of d."""
+    """Set p <- p - lr (scale d + weight_decay p) where `finite`, in the precision of d.
+
+    With `numbers.kept`, less of the decay where the step moves a weight away from zero.
+    """
     # bfloat16 parameters are widened a block at a time, and rounded once when they are stored.
     wide = p.to(d.dtype)
     p.copy_(torch.where(finite, _moved(wide, scale * d, numbers), wide))
@@ -172,7 +175,7 @@ def apply(p: Tensor, d: Tensor, scale: Tensor, numbers: Numbers, finite: Tensor)
 def _moved(p: Tensor, step: Tensor, numbers: Numbers) -> Tensor:
     """Return the parameter after a step and its weight decay."""
     lr, weight_decay, kept = numbers
-    decaying = p if kept is None else torch.where(step * p > 0, p, kept * p)
+    decaying = p if kept is None else torch.where(torch.sign(step) * p < 0, kept * p, p)
     return p - lr * (step + weight_decay * decaying)
 
 

@@ -68,15 +68,15 @@ class GroupNumbers:
         if key not in self._made:
             lr, weight_decay = scaled(group)
             cautious = group.get("cautious", 0.0)
-            kept = _tensor(1.0 - cautious, device, dtype) if cautious else None
+            kept = as_scalar(1.0 - cautious, device, dtype) if cautious else None
             self._made[key] = Numbers(
-                _tensor(lr, device, dtype), _tensor(weight_decay, device, dtype), kept
+                as_scalar(lr, device, dtype), as_scalar(weight_decay, device, dtype), kept
             )
         return self._made[key]
 
 
-def _tensor(x: float | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a number as a tensor, filled in: a copy would sync, and break CUDA graphs."""
+def as_scalar(x: float | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a number as a 0-d tensor, filled in: a copy would sync, and break CUDA graphs."""
     if isinstance(x, Tensor):
         return x.to(device, dtype)
     return torch.full((), x, dtype=dtype, device=device)

@@ -52,10 +52,14 @@ class Schedule:
         self._updated: set[int] = set()
 
     def plan(self, groups: Sequence[Group]) -> Plan:
-        """Return the learning rates of the run."""
+        """Return the learning rates of the run, and the weight decay of what decays most."""
         factor = self._weight_factor if self._steps else self._factor_now(groups)
         width_factor = self._width_factor(groups)
-        return plan(self.policy, self.total_steps, weight_factor=factor, width_factor=width_factor)
+        of_policy = plan(
+            self.policy, self.total_steps, weight_factor=factor, width_factor=width_factor
+        )
+        most = max(groups, key=lambda group: group["weight_decay"])
+        return of_policy._replace(weight_decay=most["weight_decay"], cautious=most["cautious"])
 
     def defaults(self) -> Group:
         """Return the hyperparameters of every group."""
@@ -124,6 +128,8 @@ class Schedule:
         self._weight_factor = float(groups[0]["weight_factor"])
         for group, multiplier in zip(groups, multipliers, strict=True):
             group["lr_multiplier"] = multiplier
+            # States from before weight decay could be cautious go on as they were.
+            group.setdefault("cautious", 0.0)
             self._write(group)
         self._fit_width(groups)
 

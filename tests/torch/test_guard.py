@@ -67,7 +67,7 @@ def test_compiled_is_equal_to_eager():
     found = []
     for compiled in (True, False):
         params = parameters(values)
-        group = {"params": params, "rule": "celo2"}
+        group = {"params": params, "rule": "celo2", "weight_decay": 0.3, "cautious": 0.5}
         optimizer = Celo2([group], lr=0.01, theta=THETA, guard=KAPPA, compile=compiled)
         found.append((train(optimizer, params, gradients), optimizer.guard_rate()))
     (first, rate), (second, other) = found

@@ -30,10 +30,16 @@ def test_batches_of_matrices_after_twenty_steps(name):
     check_against_oracle(name)
 
 
-def check_against_oracle(name, limits=Limits()):
+@pytest.mark.parametrize("cautious", [0.5, 1.0])
+def test_cautious_weight_decay_after_twenty_steps(cautious):
+    check_against_oracle("tall", Limits(fused_tile=64), cautious)
+
+
+def check_against_oracle(name, limits=Limits(), cautious=0.0):
     w, grads = draw(SHAPES[name])
-    p, _ = train(w, grads, weight_decay=0.1, compile=True, limits=limits)
-    _, expected = oracle_steps(REFERENCE, grads, w, True, weight_decay=0.1)
+    decay = {"weight_decay": 0.1, "cautious": cautious}
+    p, _ = train(w, grads, compile=True, limits=limits, **decay)
+    _, expected = oracle_steps(REFERENCE, grads, w, True, **decay)
     np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
 
 

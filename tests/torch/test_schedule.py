@@ -356,6 +356,8 @@ def test_a_state_from_before_weight_decay_was_cautious_keeps_decaying_as_it_did(
         total_steps=8,
         theta=dataclasses.replace(RULE, policy=POLICY._replace(cautious=0.0)),
     )
+    assert all(group["cautious"] == 0 for group in resumed.param_groups)
+    assert "everywhere" in str(resumed.plan())
     for optimizer, each in ((resumed, model), (plain, other)):
         backward(each, 0)
         optimizer.step()
@@ -369,3 +371,24 @@ def test_a_group_may_state_how_cautious_its_weight_decay_is():
     assert {g["cautious"] for g in Celo2(groups, total_steps=8, theta=THETA).param_groups} == {0.0}
     with pytest.raises(InputError, match=r"cautious is 1\.5; it must lie between 0 and 1"):
         Celo2([{"params": model, "cautious": 1.5}], total_steps=8, theta=THETA)
+
+
+@pytest.mark.parametrize("cautious", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("default", [torch.float32, torch.bfloat16])
+def test_the_decay_of_adamw_is_exact_in_the_precision_of_the_parameter(default, cautious):
+    """Whatever PyTorch's default dtype is; a weight without a gradient decays."""
+    w = torch.tensor([1.0, -2.0, 3.0, -4.0], dtype=torch.float64).reshape(2, 2)
+    g = torch.tensor([1.0, 1.0, -1.0, 0.0], dtype=torch.float64).reshape(2, 2)
+    p = nn.Parameter(w.clone())
+    decay = {"weight_decay": 0.1, "cautious": cautious}
+    group = {"params": [p], "rule": "adamw", "adamw_lr_multiplier": 1.0, **decay}
+    optimizer = Celo2([group], lr=1e-4, eps=1e-14, theta=THETA)
+    p.grad = g.clone()
+    try:
+        torch.set_default_dtype(default)
+        optimizer.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    kept = torch.tensor([1.0, 1 - cautious, 1 - cautious, 1.0], dtype=torch.float64).reshape(2, 2)
+    expected = w - 1e-4 * (torch.sign(g) + 0.1 * kept * w)
+    torch.testing.assert_close(p.detach(), expected, rtol=0, atol=1e-12)

@@ -28,6 +28,7 @@ def train(
     store=lambda t: t,
     dtype=torch.float32,
     weight_decay=0.0,
+    cautious=0.0,
     limits=Limits(),
     axes=None,
     **options,
@@ -36,6 +37,7 @@ def train(
     if axes is None and p.ndim > 2:
         axes = (1, 0)  # tap by tap, as the cases have it
     group = {"params": [p], "rule": "celo2", "weight_decay": weight_decay, "axes": axes}
+    group["cautious"] = cautious
     optimizer = Celo2([group], lr=0.01, theta=THETA, orthogonalize=orthogonalize, **options)
     optimizer.limits = limits
     for g in grads:
@@ -51,6 +53,16 @@ def test_parameters_after_twenty_steps_with_weight_decay(name, orthogonalize, ti
     w, grads = draw(SHAPES[name])
     p, _ = train(w, grads, orthogonalize, weight_decay=0.1, limits=Limits(tile=tile))
     _, expected = oracle_steps(REFERENCE, grads, w, orthogonalize, weight_decay=0.1)
+    np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cautious", [0.5, 1.0])
+@pytest.mark.parametrize("name", ["tall", "conv", "row"])
+def test_weight_decay_is_cautious_where_the_update_moves_a_weight_away_from_zero(name, cautious):
+    w, grads = draw(SHAPES[name])
+    decay = {"weight_decay": 0.3, "cautious": cautious}
+    p, _ = train(w, grads, limits=Limits(tile=64), **decay)
+    _, expected = oracle_steps(REFERENCE, grads, w, True, **decay)
     np.testing.assert_allclose(p.detach().numpy(), torch_layout(expected[-1]), rtol=0, atol=1e-5)
 
 
