@@ -147,6 +147,8 @@ class Evidence:
 
     def tuning_runs(self, title: str) -> list[int]:
         """Return the number of runs on the tuning seed, for each problem that it is tuned on."""
+        if not self.baselines[title].grid.learning_rates:
+            return [0]  # what is recorded under its name was run for its tuned twin
         counts = []
         for problem in self.tuned[title]:
             fixed = {"problem": problem, "steps": self.steps[problem], "seed": TUNING_SEED}

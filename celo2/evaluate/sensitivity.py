@@ -78,7 +78,10 @@ def run_sweeps(
 def recorded_sweeps(
     records: Records, problem: str, steps: int, baseline: Baseline, seeds: Sequence[int]
 ) -> dict[str, dict[float, float]]:
-    """Return the recorded setting -> value -> mean loss, of sweeps of three values and more."""
+    """Return the recorded setting -> value -> mean loss, of sweeps that are recorded by half.
+
+    A few values may be there without one: tuned settings and the one configuration of all problems.
+    """
     tuned = recorded_score(records, problem, steps, baseline)
     if tuned is None:
         return {}
@@ -93,7 +96,7 @@ def recorded_sweeps(
                     losses.append(loss_of(record))
             if losses:
                 curve[value] = sum(losses) / len(losses)
-        if len(curve) > 2:
+        if 2 * len(curve) > len(runs):
             curves[name] = curve
     return curves
 

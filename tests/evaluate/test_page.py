@@ -212,3 +212,15 @@ def test_a_variant_has_the_loss_at_the_tuned_settings_over_the_best_around(found
         (BENCHMARK[FIRST].title, "batch size x 4", "1.500 (2 at x2)"),
     ]
     assert "<h2>Variants</h2>" in page(found)
+
+
+def test_what_has_nothing_to_tune_counts_no_tuning_runs(tmp_path):
+    """Prodigy as it is published shares its records with the one that is tuned."""
+    records = Records(tmp_path / "runs.jsonl")
+    settings = {"learning_rate": 1.0, "b1": 0.9, "b2": 0.999}
+    for seed in (0, 1):
+        run = run_of("tiny", 12, OPTIMIZERS["prodigy"].make(), settings, seed)
+        records.add(run, {"loss": 1.0})
+    found = Evidence(records, records, {"tiny": 12}, (1,))
+    assert found.tuning_runs("Prodigy") == [1]
+    assert found.tuning_runs("Prodigy, nothing tuned") == [0]

@@ -49,6 +49,9 @@ def test_sweeps_go_around_the_tuned_settings_and_are_found_in_the_records(tmp_pa
         run_sweeps(loss, ("learning_rate",), (1,))
     for seed in (0, 1):
         records.add(run_of("tiny", 30, ADAMW, TUNED, seed), {"loss": 1.0})
+    for learning_rate in (0.005, 0.02):
+        loss({**TUNED, "learning_rate": learning_rate}, 1)
+    assert recorded_sweeps(records, "tiny", 30, ADAMW, (1,)) == {}, "three values are no sweep"
     curves = run_sweeps(loss, ("learning_rate",), (1,))
     assert curves["learning_rate"][0.04] == 3.0
     assert recorded_sweeps(records, "tiny", 30, ADAMW, (1,)) == curves
