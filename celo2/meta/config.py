@@ -47,8 +47,8 @@ class MetaConfig:
     """Images that a task trains on, a window of at most half of its set; None: all of them, and
     none is held out."""
     start: str = "random"
-    """Theta at first: random, muon-0.3, muon-1 or adam (see `celo2.meta.starts`), the name of a
-    theta that ships, or the path of a file, whose content is not compared at a resume."""
+    """Theta at first: random, celo, muon-0.3, muon-1 or adam (see `celo2.meta.starts`), the name of
+    a theta that ships, or the path of a file, whose content is not compared at a resume."""
     odd: bool = False
     """Keep theta among the odd rules: see `celo2.meta.symmetry`."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Where meta-training starts: a random theta, a handcrafted one, one that ships, or a file."""
+"""Where meta-training starts: a theta that is random, made by hand, published, shipped, or a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celo2.baselines import load_celo, load_velo
 from celo2.errors import InputError
 from celo2.meta.inner import InnerLoop
 from celo2.meta.learners import Baseline, Weights
-from celo2.rule import Spec, first_channel
+from celo2.rule import Spec, channel_names, first_channel
 from celo2.rule import Weights as RuleWeights
 from celo2.theta import Theta, load_theta, shipped
 
@@ -51,8 +51,36 @@ MIXTURES = {
 about its share at momentum 0.9, and as much as of M that of a shorter momentum. Adam's direction is
 M_0.9 / sqrt(V)."""
 
+
+def embedded_celo(seed: int, spec: Spec) -> Theta:
+    """Return the MLP of the published Celo as a part of the rule's, which is wider.
+
+    Both read the same channels; Celo's decay of V and its epsilons are others. Units that Celo
+    lacks are random and add nothing at first, so that they can be learned (Celo: Moudgil, Knyazev,
+    Lajoie, Belilovsky, arXiv 2501.12670).
+
+    Raises:
+        InputError: the spec reads other channels, or its MLP is narrower.
+    """
+    mlp = load_celo("celo").mlp
+    assert mlp is not None
+    width = len(mlp.b0)
+    if channel_names(spec) != channel_names(Spec()) or spec.hidden < width:
+        raise InputError(
+            f"the start celo has the published features and {width} hidden units, this run "
+            f"{spec}; take another start, or that spec"
+        )
+    w0, b0, w1, b1, w2, b2 = (np.array(w) for w in Theta.random(seed, spec).weights)
+    w0[:, :width], b0[:width] = mlp.w0, mlp.b0
+    w1[:width, :width], b1[:width] = mlp.w1, mlp.b1
+    w2[:width], b2[:] = mlp.w2, mlp.b2
+    w1[width:, :width], w2[width:] = 0, 0
+    return Theta(RuleWeights(w0, b0, w1, b1, w2, b2), spec, "celo-embedded")
+
+
 STARTS: dict[str, Callable[[int, Spec], Theta]] = {
     "random": Theta.random,
+    "celo": embedded_celo,
     **{name: functools.partial(handcrafted, mixture=mixture) for name, mixture in MIXTURES.items()},
 }
 """Each makes a theta of (seed, spec)."""
