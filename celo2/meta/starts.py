@@ -1,4 +1,4 @@
-"""Where meta-training starts: a theta that is random, made by hand, published, shipped, or a file."""
+"""Where meta-training starts: a random, handcrafted, published or shipped theta, or a file."""
 
 from __future__ import annotations
 
