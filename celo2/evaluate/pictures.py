@@ -77,9 +77,11 @@ def curves(evidence: Evidence, problem: str) -> str:
             tail = mean[len(mean) // 10 :]
             if np.isfinite(tail).any():
                 lowest = min(lowest, np.nanmin(tail))
-                highest = max(highest, np.nanpercentile(tail, 90))
+                # One that diverges does not set the scale for the others.
+                highest = max(highest, min(np.nanpercentile(tail, 90), np.nanmax(mean[:2])))
         if lowest > 0 and highest / lowest > 10:
             axes.set_yscale("log")
+            axes.set_ylim(0.8 * lowest, 1.25 * highest)
         elif np.isfinite(lowest) and highest > lowest:
             margin = 0.08 * (highest - lowest)
             axes.set_ylim(lowest - margin, highest + margin)
