@@ -111,7 +111,8 @@ def introduction(found: Evidence) -> str:
     return (
         f"<p>{len(found.baselines)} optimizers on {len(found.problems)} problems that no theta "
         "and no setting was chosen by (but two of total_steps=, see the docs), all with the same "
-        f"schedule, batches and initial weights. Settings are chosen on seed 0 and reported on seeds {seeds}.</p>\n"
+        "schedule, batches and initial weights. Settings are chosen on seed 0 and reported on "
+        f"seeds {seeds}.</p>\n"
         f'<p class="soft">{len(dates):,} runs, {seconds / 3600:.1f} hours of training, '
         f"{min(dates)} to {max(dates)}, commits {', '.join(sorted(commits))}. Intervals are of a "
         "stratified bootstrap at 95 %: seeds are drawn again within each problem. A problem "
