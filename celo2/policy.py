@@ -229,7 +229,7 @@ class Plan(NamedTuple):
         if self.cautious == 0:
             where = "everywhere"
         elif self.cautious == 1:
-            where = "but where the update moves a weight away from zero"
+            where = "except where the update moves a weight away from zero"
         else:
             where = f"{1 - self.cautious:g} of it where the update moves a weight away from zero"
         return (
