@@ -26,10 +26,11 @@ class MetaTrain:
     """Meta-train a theta. Interrupt it at any time; the same command resumes."""
 
     preset: str | None = None
-    """One of celo2, quick (a quarter of it), celo2-published-data, celo2-lean (a rule with half the
-    state), celo2-base, adapt (from the shipped theta, for --family), paper (PES, as published);
-    celo-mlp and then celo (the two phases of a small Celo), velo (a small VeLO). By default celo2,
-    with --family adapt."""
+    """One of celo2, quick (a quarter of it), celo2-published-data, celo2-total-steps (networks
+    trained as total_steps= does), varied (the same on more kinds of networks and lengths of runs),
+    celo2-lean (a rule with half the state), celo2-base, adapt (from the shipped theta, for
+    --family), paper (PES, as published); celo-mlp and then celo (the two phases of a small Celo),
+    velo (a small VeLO). By default celo2, with --family adapt."""
     family: tuple[str, ...] = ()
     """Your own task families as module:function, a function without arguments that returns one;
     they take the place of the preset's."""
@@ -118,8 +119,9 @@ def train_theta(
 
     provenance = _meta_train(name, config, out, console, paths or {})
     weights, seconds = theta_of(out)
-    # A theta that was adapted has the learning rates of the one that it began as.
-    policy = None if config.start in STARTS else load_theta(config.start).policy
+    # Learning rates are those it was trained with; or, adapted, of the theta that it began as.
+    source = config.inner.policy or (None if config.start in STARTS else config.start)
+    policy = None if source is None else load_theta(source).policy
     theta = Theta(weights, config.inner.spec, name, provenance | _minutes(seconds), policy)
     path = out / "theta.safetensors"
     if path.exists() and load_theta(path).identity == theta.identity:
@@ -160,15 +162,17 @@ def _meta_train(
     """Run or resume a configuration in `out`; return what theta's file says of its making."""
     import jax
 
-    from celo2.meta.families import is_own, task_families
+    from celo2.meta.families import needs_images, task_families
     from celo2.meta.outer import run
     from celo2.tasks.registry import small_sets
 
-    own_alone = all(map(is_own, config.families))
-    sets = [] if own_alone else small_sets(config.tasks, config.seed, paths, config.color)
+    sets = []
+    if any(map(needs_images, config.families)):
+        sets = small_sets(config.tasks, config.seed, paths, config.color)
     families = task_families(config, sets)
     devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''}"
-    trained_on = [name for name in config.families if is_own(name)] + [s.name for s in sets]
+    others = [name for name in config.families if not needs_images(name)]
+    trained_on = others + [s.name for s in sets]
     console.print(
         f"meta-training {name}: {config.outer_steps} outer steps on {', '.join(trained_on)}; "
         f"{devices}; results in {out}"

@@ -101,23 +101,30 @@ def celo2(
     routed = partial(rules, everywhere=everywhere)
     labels = _checked(routed if labels is None else labels)
     adam = scale_by_adam(b1, b2, eps)
-    mask = _decaying if weight_decay_mask is None else weight_decay_mask
+    mask = decaying if weight_decay_mask is None else weight_decay_mask
     policy = learning_rates.policy
     if policy is not None:
         learned = optax.chain(learned, scale_by_width(policy, axes))
-    updates = optax.partition(_transforms(learned, adam, learning_rates, mask), labels)
+    updates = optax.partition(transforms(learned, adam, learning_rates, mask), labels)
     if policy is None:
         return updates
     return optax.chain(updates, scale_by_initial_weights(policy, labels, axes))
 
 
-def _transforms(
+def transforms(
     learned: optax.GradientTransformation,
     adam: optax.GradientTransformation,
     learning_rates: LearningRates,
     decaying: Any,
 ) -> dict[Hashable, optax.GradientTransformation]:
-    """Return what updates the leaves of each label: a direction, weight decay, learning rate."""
+    """Return what updates the leaves of each label: a direction, weight decay, learning rate.
+
+    Args:
+        learned: gives the direction of matrices.
+        adam: gives that of the other leaves.
+        learning_rates: what scales both.
+        decaying: which leaves have weight decay, as a tree of booleans or a function to one.
+    """
     tail = [
         learning_rates.add_weight_decay(decaying),
         optax.scale_by_learning_rate(learning_rates.base),
@@ -129,7 +136,7 @@ def _transforms(
     }
 
 
-def _decaying(params: Any) -> Any:
+def decaying(params: Any) -> Any:
     """Return which leaves have weight decay by default."""
     structure = jax.tree.structure(params)
     return structure.unflatten([each.decays for each in route(params)])

@@ -41,8 +41,8 @@ class MetaConfig:
     color: bool = False
     """Three channels instead of their mean, 192 inputs instead of 64."""
     families: tuple[str, ...] = ("mlp",)
-    """Networks on those images (see `celo2.tasks.registry`), or your own as module:function, a
-    function without arguments that returns a `TaskFamily`."""
+    """Networks on those images or on data of their own (see `celo2.tasks.registry`), or your own as
+    module:function, a function without arguments that returns a `TaskFamily`."""
     train_size: int | None = None
     """Images that a task trains on, a window of at most half of its set; None: all of them, and
     none is held out."""

@@ -13,28 +13,34 @@ from celo2.errors import InputError
 from celo2.meta.config import MetaConfig
 from celo2.tasks.base import TaskFamily
 from celo2.tasks.image_sets import ImageSets
-from celo2.tasks.registry import SMALL, small_family
+from celo2.tasks.registry import SMALL, SYNTHETIC, small_family, synthetic_family
 from celo2.tasks.reparametrize import Reparametrize
 
 
 def task_families(config: MetaConfig, sets: Sequence[LabeledSet]) -> list[TaskFamily]:
     """Make the families of a configuration.
 
-    `sets` are the images of the small ones; with a user's own alone there need not be any.
+    `sets` are the images of those that `needs_images` names; without such there need not be any.
 
     Raises:
         InputError: the configuration names none, or an unknown one.
     """
     if not config.families:
-        raise InputError(f"families is empty; take some of {', '.join(SMALL)}")
+        raise InputError(f"families is empty; take some of {', '.join([*SMALL, *SYNTHETIC])}")
     augmentation = config.augmentation
     families = [own(name) for name in config.families if is_own(name)]
-    small = [name for name in config.families if not is_own(name)]
+    families += [synthetic_family(name) for name in config.families if name in SYNTHETIC]
+    small = [name for name in config.families if needs_images(name)]
     if small:
         rare = augmentation.rare_inputs
         data = ImageSets.of(sets, train_size=config.train_size, rare_inputs=rare)
         families += [small_family(name, data) for name in small]
     return [Reparametrize(f, *augmentation.alpha, augmentation.granularity) for f in families]
+
+
+def needs_images(name: str) -> bool:
+    """Return whether a family is trained on the image sets of the configuration."""
+    return not is_own(name) and name not in SYNTHETIC
 
 
 def is_own(name: str) -> bool:

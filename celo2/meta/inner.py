@@ -7,13 +7,16 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from celo2.errors import InputError
 from celo2.meta.adam import Adam
 from celo2.meta.learners import Baseline, Learner, Name, Rule, Run, Weights
+from celo2.meta.policy_scaling import as_total_steps
 from celo2.rule.spec import Spec
 from celo2.schedule import warmup_cosine
 from celo2.tasks.base import ModelState, Params, TaskFamily
+from celo2.theta import load_theta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,10 @@ class InnerLoop:
     """Range of the peak learning rate, log-uniform, one draw per trajectory."""
     cosine: bool = False
     """Warm-up and cosine over the horizon, as users train, instead of a constant learning rate."""
+    policy: str | None = None
+    """Train networks with the learning rates and the weight decay of `total_steps=`, by the policy
+    of this theta: its name or file. `learning_rate` is then a factor on their updates, and
+    `adamw_lr_multiplier` is not read."""
     adamw_lr_multiplier: float = 20.0
     """Learning rate of Adam on vectors over that of the rule on matrices."""
     adam: Adam = "published"
@@ -57,13 +64,24 @@ class InnerLoop:
                 raise InputError(
                     f"{name} is from {low} to {high}; give two numbers above 0, the lower one first"
                 )
+        if self.policy is not None and self.cosine:
+            raise InputError(
+                f"the policy of {self.policy} has a schedule of its own; leave cosine off"
+            )
 
     @property
     def optimizer(self) -> Learner:
         """What updates the networks by theta."""
         if self.learner == "rule":
-            return Rule(self.spec, self.adamw_lr_multiplier, self.adam)
+            multiplier = self.adamw_lr_multiplier if self.policy is None else 1.0
+            return Rule(self.spec, multiplier, self.adam)
         return Baseline(self.learner, self.lstm_width, self.mlps)
+
+    def scaling(self, horizon: jax.Array) -> optax.GradientTransformation:
+        """Return what the policy makes of the learner's updates in a run of `horizon` steps."""
+        if self.policy is None:
+            return optax.identity()
+        return as_total_steps(load_theta(self.policy), horizon)
 
 
 class Trajectory(NamedTuple):
@@ -73,6 +91,8 @@ class Trajectory(NamedTuple):
     params: Params
     model_state: ModelState
     statistics: Any
+    scaling: Any
+    """State of `InnerLoop.scaling`."""
     step: jax.Array
     horizon: jax.Array
     learning_rate: jax.Array
@@ -102,8 +122,9 @@ def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
     else:
         horizon = jnp.round(_log_uniform(horizon_key, loop.horizon)).astype(jnp.int32)
     learning_rate = _log_uniform(learning_rate_key, loop.learning_rate)
+    scaling = loop.scaling(horizon).init(params)
     step = jnp.zeros((), jnp.int32)
-    return Trajectory(task, params, model_state, statistics, step, horizon, learning_rate)
+    return Trajectory(task, params, model_state, statistics, scaling, step, horizon, learning_rate)
 
 
 def _log_uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
@@ -139,10 +160,15 @@ def inner_step(
     progress = (trajectory.step + 0.5) / trajectory.horizon
     factor = warmup_cosine(progress) if loop.cosine else 1.0
     learning_rate = trajectory.learning_rate * factor
+    updates, scaling = loop.scaling(trajectory.horizon).update(updates, trajectory.scaling, params)
     params = jax.tree.map(lambda p, update: p - learning_rate * update, params, updates)
     weight = 2 * progress if loop.weighting == "linear" else jnp.ones(())
     after = trajectory._replace(
-        params=params, model_state=model_state, statistics=statistics, step=trajectory.step + 1
+        params=params,
+        model_state=model_state,
+        statistics=statistics,
+        scaling=scaling,
+        step=trajectory.step + 1,
     )
     return after, Steps(clipped(loop, loss), weight, jnp.zeros((), bool), distance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from celo2.errors import InputError
@@ -10,6 +11,7 @@ from celo2.meta.estimators import PES, Unrolled
 from celo2.meta.inner import InnerLoop
 from celo2.meta.starts import FIRST_PHASE
 from celo2.rule.spec import LEAN, Spec
+from celo2.tasks.registry import SYNTHETIC
 
 
 def celo2(config: MetaConfig) -> MetaConfig:
@@ -43,6 +45,29 @@ def celo2_published_data(config: MetaConfig) -> MetaConfig:
 def quick(config: MetaConfig) -> MetaConfig:
     """Return a quarter of the recipe of `celo2`."""
     return replace(celo2(config), outer_steps=150)
+
+
+def celo2_total_steps(config: MetaConfig) -> MetaConfig:
+    """Return the recipe of `celo2` for networks trained as `total_steps=` does.
+
+    Their learning rates and weight decay are those of the shipped policy, times a factor.
+    """
+    config = celo2(config)
+    inner = replace(
+        config.inner, policy="celo2", adam="front-end", cosine=False, learning_rate=(0.5, 2.0)
+    )
+    return replace(config, inner=inner)
+
+
+def varied(config: MetaConfig) -> MetaConfig:
+    """Return `celo2-total-steps` on networks of more kinds, for runs of 100 to 5,000 steps.
+
+    Data of the synthetic families do not run out.
+    """
+    config = celo2_total_steps(config)
+    inner = replace(config.inner, horizon=(100, 5000), loss_ceiling=1.5 * math.log(256))
+    families = (*config.families, "wide-mlp", "deep-mlp", *SYNTHETIC)
+    return replace(config, inner=inner, families=families)
 
 
 def celo2_lean(config: MetaConfig) -> MetaConfig:
@@ -124,6 +149,8 @@ PRESETS = {
     "celo2": celo2,
     "quick": quick,
     "celo2-published-data": celo2_published_data,
+    "celo2-total-steps": celo2_total_steps,
+    "varied": varied,
     "celo2-lean": celo2_lean,
     "celo2-base": celo2_base,
     "adapt": adapt,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,6 +13,7 @@ import numpy as np
 from celo2.data.images import LabeledSet, load
 from celo2.data.resize import SIZE, resize
 from celo2.data.synthetic.offline import offline_sets
+from celo2.data.synthetic.random_text import HELD_OUT, random_text
 from celo2.data.synthetic.street import street_digits
 from celo2.data.text import standard_library
 from celo2.errors import InputError
@@ -24,6 +26,7 @@ from celo2.tasks.ladder import LADDER
 from celo2.tasks.lstm import ByteLSTM
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.rl.games import RL
+from celo2.tasks.teacher import Student, Teachers
 from celo2.tasks.text_sets import TextWindows
 from celo2.tasks.transformer import ByteTransformer
 
@@ -32,10 +35,19 @@ PUBLISHED = ("mnist", "fashion-mnist", "cifar10", "svhn")
 SMALL: dict[str, Callable[[ImageSets], TaskFamily]] = {
     "mlp": ImageMLP,  # 64-32-10, as published
     "deep-mlp": lambda data: ImageMLP(data, hidden=(32, 32, 32)),
+    "wide-mlp": lambda data: ImageMLP(dataclasses.replace(data, batch_size=16), hidden=(128,)),
     "autoencoder": lambda data: Autoencoder(data, widths=(32, 8)),
     "conv": lambda data: ConvNet(data, channels=data.pixels // SIZE**2, widths=(8, 16)),
 }
 """Networks on 8x8 images, which the caller chooses: see `small_sets`."""
+
+SYNTHETIC: dict[str, Callable[[], TaskFamily]] = {
+    "text-transformer": lambda: ByteTransformer(_random_text(0, 16, 8), width=32, depth=1),
+    "text-lstm": lambda: ByteLSTM(_random_text(1, 16, 8), embedding_width=16, width=32),
+    "teacher": lambda: Student(Teachers()),
+}
+"""Small networks on data that are drawn as they are needed, so that long runs do not exhaust them;
+the data are made at the call."""
 
 FULL: dict[str, Callable[[], TaskFamily]] = {
     "byte-transformer": lambda: ByteTransformer(_text(context=64, batch_size=16)),
@@ -59,6 +71,15 @@ def small_family(name: str, data: ImageSets) -> TaskFamily:
         InputError: there is no such family.
     """
     return _named(name, SMALL)(data)
+
+
+def synthetic_family(name: str) -> TaskFamily:
+    """Make a family of `SYNTHETIC` by name.
+
+    Raises:
+        InputError: there is no such family.
+    """
+    return _named(name, SYNTHETIC)()
 
 
 def full_family(name: str) -> TaskFamily:
@@ -105,6 +126,11 @@ def _published(name: str, path: Path | None, color: bool) -> LabeledSet:
         return street_digits(color)
     data = load(name, path)
     return LabeledSet(name, resize(data.train.images, color), data.train.labels, data.classes)
+
+
+def _random_text(seed: int, context: int, batch_size: int) -> TextWindows:
+    text = jnp.asarray(random_text(seed))
+    return TextWindows(text[:-HELD_OUT], text[-HELD_OUT:], context, batch_size)
 
 
 def _text(context: int, batch_size: int) -> TextWindows:

@@ -1,4 +1,4 @@
-"""Protects the images that are made here and the reduction to 8x8 pixels."""
+"""Protects the images and the text that are made here, and the reduction to 8x8 pixels."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from celo2.cli import main
 from celo2.data.resize import resize
 from celo2.data.synthetic import street
 from celo2.data.synthetic.photos import photos
+from celo2.data.synthetic.random_text import HELD_OUT, LENGTH, SYMBOLS, random_text
 from celo2.data.synthetic.street_drawing import draw
 from celo2.tasks.registry import small_sets
 
@@ -127,3 +128,26 @@ def test_the_data_command(tmp_path, monkeypatch, capsys):
             main(arguments)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_random_text_is_predictable_by_two_letters_more_than_by_one():
+    text = random_text(0).astype(int)
+    assert text.shape == (LENGTH,)
+    assert HELD_OUT < LENGTH
+    assert set(np.unique(text)) <= set(range(SYMBOLS))
+    np.testing.assert_array_equal(text, random_text(0))
+
+    def surprise(context):
+        """Mean nats per letter under the frequencies after `context` letters."""
+        index = np.zeros(len(text) - 2, int)
+        for back in range(1, context + 1):
+            index = index * SYMBOLS + text[2 - back : len(text) - back]
+        counts = np.zeros((SYMBOLS**context, SYMBOLS))
+        np.add.at(counts, (index, text[2:]), 1)
+        p = counts / counts.sum(-1, keepdims=True).clip(1)
+        return -(counts * np.log(p.clip(1e-12))).sum() / counts.sum()
+
+    none, one, two = (surprise(context) for context in range(3))
+    assert none - one > 0.3
+    assert one - two > 0.3

@@ -51,6 +51,6 @@ def test_an_unknown_setting_or_choice_is_refused():
 
 
 def test_an_unknown_preset_is_refused():
-    message = "unknown preset 'slow': take one of celo2, quick, celo2-published-data, celo2-lean, c"
+    message = "unknown preset 'slow': take one of celo2, quick, celo2-published-data, celo2-total-"
     with pytest.raises(InputError, match=message):
         preset("slow")

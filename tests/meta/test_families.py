@@ -1,13 +1,21 @@
 """Protects task families of a user's own in meta-training."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from celo2 import InputError, load_theta
 from celo2.cli import main
-from celo2.meta.families import loss_ceiling, own
+from celo2.cli.meta_train import train_theta
+from celo2.meta.config import MetaConfig
+from celo2.meta.families import loss_ceiling, needs_images, own, task_families
+from celo2.tasks.lstm import ByteLSTM
+from celo2.tasks.teacher import Student
 from tests.families import Quadratic
+from tests.meta.settings import CONFIG
 
 
 def test_a_family_is_found_by_its_path():
@@ -23,6 +31,15 @@ def test_what_is_no_family_is_refused():
         own("os:getcwd")
 
 
+def test_families_that_make_their_data_need_no_images():
+    config = MetaConfig(families=("teacher", "text-lstm"))
+    assert not any(map(needs_images, config.families))
+    assert [type(each.family) for each in task_families(config, [])] == [Student, ByteLSTM]
+    assert needs_images("mlp")
+    with pytest.raises(InputError, match=r"families is empty; take some of mlp, .*, teacher"):
+        task_families(MetaConfig(families=()), [])
+
+
 def test_the_loss_ceiling_is_half_more_than_the_loss_of_new_networks():
     """Weights of deviation 0.1, targets of 1, noise of 0.1: mean square 1.02, of few draws."""
     found = loss_ceiling([Quadratic()], 0, draws=512)
@@ -33,6 +50,18 @@ def test_the_loss_ceiling_is_half_more_than_the_loss_of_new_networks():
 def test_losses_below_zero_are_refused():
     with pytest.raises(InputError, match=r"family's new networks have held-out losses of .*above"):
         loss_ceiling([Quadratic(targets=jnp.array(jnp.nan))], 0)
+
+
+@pytest.mark.slow
+def test_a_theta_trained_by_a_policy_carries_it(tmp_path, capsys):
+    config = dataclasses.replace(
+        CONFIG, families=("tests.families:Quadratic",), start="muon-1", outer_steps=6
+    )
+    inner = dataclasses.replace(config.inner, policy="celo2", adam="front-end")
+    config = dataclasses.replace(config, inner=inner)
+    theta = train_theta("mine", config, tmp_path, Console())
+    assert load_theta(tmp_path / "theta.safetensors").policy == load_theta("celo2").policy
+    assert theta.weights.w0.tolist() != load_theta("celo2").weights.w0.tolist()
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from celo2 import InputError, Spec
+from celo2 import InputError, Spec, load_theta
 from celo2.jax import celo2
 from celo2.meta import inner
 from celo2.meta.learners import Run
@@ -76,6 +77,41 @@ def test_with_the_adam_of_the_front_end_all_updates_are_those_of_the_front_end()
         expected, state = front_end_update(grads, state, params)
         for name in shapes:
             np.testing.assert_allclose(updates[name], -expected[name], atol=2e-5, err_msg=name)
+
+
+def test_by_a_policy_networks_are_trained_as_by_total_steps():
+    """Six inner steps, and the same by the front end with the horizon as the number of steps."""
+    loop = dataclasses.replace(LOOP, policy="celo2", adam="front-end", learning_rate=(1.0, 1.0))
+    theta = load_theta("celo2")
+    one = inner.start(loop, FAMILY, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 6)
+    weights = jax.tree.map(jnp.asarray, theta.weights)
+    _, after = inner.unroll(loop, FAMILY, weights, one, one, keys)
+    optimizer = celo2(total_steps=int(one.horizon))
+    params, state = one.params, optimizer.init(one.params)
+    for key in keys:
+        (batch_key, _), gradient = jax.random.split(key), jax.grad(FAMILY.loss, has_aux=True)
+        grads, _ = gradient(params, (), one.task, batch_key)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    for name, p in params.items():
+        np.testing.assert_allclose(after.params[name], p, atol=1e-6)
+        assert np.abs(p - one.params[name]).max() > 1e-4
+
+    # Where a trajectory's learning rate is 2, its first update is twice as large.
+    twice = one._replace(learning_rate=2 * one.learning_rate)
+    (_, first), (_, doubled) = (
+        inner.unroll(loop, FAMILY, weights, each, each, keys[:1]) for each in (one, twice)
+    )
+    for name, p in one.params.items():
+        np.testing.assert_allclose(
+            doubled.params[name] - p, 2 * (first.params[name] - p), rtol=1e-3, atol=1e-7
+        )
+
+
+def test_a_policy_brings_its_own_schedule():
+    with pytest.raises(InputError, match="the policy of celo2 has a schedule of its own; leave co"):
+        inner.InnerLoop(policy="celo2", cosine=True)
 
 
 def test_a_loss_that_is_not_a_number_is_the_ceiling_and_has_no_gradient():

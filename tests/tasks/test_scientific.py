@@ -9,6 +9,7 @@ from celo2.tasks.burgers import VISCOSITY, BurgersNetwork, collocation, exact, r
 from celo2.tasks.coordinates import Siren, photograph
 from celo2.tasks.in_context import InContextRegression, LinearFunctions
 from celo2.tasks.tables import Table, TabularResNet, rows
+from celo2.tasks.teacher import NOISE, Student, Teachers
 from tests.tasks.learning import adamw
 
 pytestmark = pytest.mark.slow
@@ -28,6 +29,7 @@ FAMILIES = {
     "table": lambda: TabularResNet(table(), width=16, depth=1),
     "coordinates": lambda: Siren(photograph(128), width=32, depth=2),
     "in-context": lambda: InContextRegression(LinearFunctions(1, points=6), width=32, depth=1),
+    "teacher": lambda: Student(Teachers(inputs=2), hidden=(32,)),
     "burgers": lambda: BurgersNetwork(collocation(64, known=64), width=16, depth=2),
 }
 
@@ -36,6 +38,25 @@ FAMILIES = {
 def test_every_family_learns(name):
     before, after = adamw(FAMILIES[name](), steps=80, learning_rate=3e-3)
     assert after["loss"] < 0.7 * before["loss"]
+
+
+def test_a_student_that_is_its_teacher_has_the_loss_of_the_noise():
+    """What a teacher's outputs differ by, as seen in two batches of the same inputs."""
+    data = Teachers(batch_size=20_000)
+    task = data.sample(jax.random.key(0))
+    noisy, exact = (data.batch(jax.random.key(1), t) for t in (task, task._replace(noise=0.0)))
+    np.testing.assert_array_equal(noisy.features, exact.features)
+    deviation = (noisy.target - exact.target).std()
+    np.testing.assert_allclose(deviation, task.noise, rtol=0.02)
+    by_hand = np.tanh(exact.features @ task.first + task.bias) @ task.second
+    np.testing.assert_allclose(exact.target, by_hand, atol=1e-5)
+    held_out = data.held_out_batch(jax.random.key(1), task)
+    both = np.concatenate([held_out.features, noisy.features])
+    assert len(np.unique(both, axis=0)) == len(both)
+
+    tasks = jax.vmap(data.sample)(jax.random.split(jax.random.key(2), 1000))
+    assert ((tasks.noise >= NOISE[0]) & (tasks.noise <= NOISE[1])).all()
+    np.testing.assert_allclose(np.median(tasks.noise), np.sqrt(NOISE[0] * NOISE[1]), rtol=0.2)
 
 
 def test_an_exact_solution_has_no_residual():
