@@ -16,9 +16,14 @@ SCREENING_SEEDS = (0, 1, 2)
 
 
 def screen(baseline: Baseline, path: Path) -> dict[str, Score]:
-    """Score a theta cheaply: a short grid of learning rates, AdamW's multiplier given."""
+    """Score a theta cheaply: a short grid of learning rates, AdamW's multiplier given.
+
+    A baseline without learning rates, as by `total_steps`, has nothing to tune.
+    """
     records, scores = Records(path), {}
     for name, entry in VALIDATION.items():
-        grid = Grid((2e-3, 4e-3), ({"adamw_lr_multiplier": entry.adamw_lr_multiplier},))
+        grid = baseline.grid
+        if grid.learning_rates:
+            grid = Grid((2e-3, 4e-3), ({"adamw_lr_multiplier": entry.adamw_lr_multiplier},))
         scores[name] = tune(RecordedLoss(records, problem(name), baseline), grid, SCREENING_SEEDS)
     return scores
