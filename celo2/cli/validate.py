@@ -38,6 +38,8 @@ class Validate:
     seeds: int = 3
     """Runs that are reported, at the best settings of each: seeds 1, 2, ...; settings are chosen on
     seed 0."""
+    tuning_runs: int | None = None
+    """Runs of each search, one setting changed at a time; by default the whole grid."""
     longer: int = 1
     """Train for so many times the steps."""
     jobs: int = 2
@@ -63,7 +65,9 @@ class Validate:
         problems = tuple(VALIDATION) if self.problems is None else self.problems
         path = self.out / "runs.jsonl"
         found = [problem(name, self.longer, VALIDATION) for name in problems]
-        comparison = Comparison(candidates, found, path, self.seeds, jobs=self.jobs)
+        comparison = Comparison(
+            candidates, found, path, self.seeds, self.tuning_runs, jobs=self.jobs
+        )
         scores: dict[str, dict[str, Score]] = {name: {} for name in candidates}
         with progress(console, "tuning", len(candidates) * len(problems)) as update:
             for unit, score in comparison.run(comparison.tuning()):
