@@ -45,7 +45,8 @@ class MetaTrain:
     trajectories: int | None = None
     """Per network family, instead of the preset's; a multiple of processes and of accelerators."""
     horizon: tuple[int, int] | None = None
-    """Shortest and longest run of a network, instead of the preset's 200 and 500 steps."""
+    """Shortest and longest run of a network, instead of the preset's: 200 and 500 steps in celo2,
+    100 and 5,000 in varied."""
     paths: dict[str, Path] = dataclasses.field(default_factory=dict)
     """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary),
     svhn FOLDER (.mat)."""
@@ -162,10 +163,11 @@ def _meta_train(
     """Run or resume a configuration in `out`; return what theta's file says of its making."""
     import jax
 
-    from celo2.meta.families import needs_images, task_families
+    from celo2.meta.families import check_families, needs_images, task_families
     from celo2.meta.outer import run
     from celo2.tasks.registry import small_sets
 
+    check_families(config.families)  # before images are loaded
     sets = []
     if any(map(needs_images, config.families)):
         sets = small_sets(config.tasks, config.seed, paths, config.color)

@@ -16,7 +16,7 @@ from celo2.errors import InputError
 from celo2.evaluate.baselines import ADAMW, Baseline, Settings
 from celo2.evaluate.intervals import steps_to
 from celo2.evaluate.records import Records, key
-from celo2.evaluate.runs import RecordedLoss
+from celo2.evaluate.runs import RecordedLoss, score
 from celo2.evaluate.scores import Score, loss_of, recorded_score, run_of
 from celo2.evaluate.suites import TUNING_SEED, VALIDATION
 
@@ -104,7 +104,8 @@ def _best(
     """Return the lowest excess with these other settings, and its learning rate."""
     found = []
     for settings, mean in excess.values():
-        if other.items() <= settings.items():
+        rest = {name: value for name, value in settings.items() if name != "learning_rate"}
+        if rest == other:
             found.append((mean, settings["learning_rate"]))
     return min(found) if found else None
 
@@ -160,7 +161,7 @@ def run_lengths(
 
     def reaches(steps: int) -> bool:
         settings, at = configuration.settings(steps), loss.at(steps)
-        scores[steps] = Score(settings, {seed: at(settings, seed) for seed in seeds})
+        scores[steps] = score(at, settings, seeds)
         return scores[steps].mean <= target.mean
 
     if reaches(full):

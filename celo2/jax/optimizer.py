@@ -115,7 +115,7 @@ def transforms(
     learned: optax.GradientTransformation,
     adam: optax.GradientTransformation,
     learning_rates: LearningRates,
-    decaying: Any,
+    mask: Any,
 ) -> dict[Hashable, optax.GradientTransformation]:
     """Return what updates the leaves of each label: a direction, weight decay, learning rate.
 
@@ -123,10 +123,10 @@ def transforms(
         learned: gives the direction of matrices.
         adam: gives that of the other leaves.
         learning_rates: what scales both.
-        decaying: which leaves have weight decay, as a tree of booleans or a function to one.
+        mask: which leaves have weight decay, as a tree of booleans or a function to one.
     """
     tail = [
-        learning_rates.add_weight_decay(decaying),
+        learning_rates.add_weight_decay(mask),
         optax.scale_by_learning_rate(learning_rates.base),
     ]
     # Multipliers come before weight decay is added, so that they scale AdamW's update alone.

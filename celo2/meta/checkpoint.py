@@ -17,6 +17,7 @@ from celo2.files import append_line, read_arrays, write, write_arrays, write_jso
 from celo2.meta.config import MetaConfig, to_settings
 from celo2.rule import Weights
 from celo2.tasks.base import TaskFamily
+from celo2.theta import load_theta
 
 State = TypeVar("State")
 
@@ -41,6 +42,9 @@ class Checkpoint:
         self._writes = jax.process_index() == 0
         path = directory / "config.json"
         new = to_settings(config) | {"data": _fingerprint(families)}
+        if config.inner.policy is not None:  # a file may be written anew, and acts on every step
+            policy = load_theta(config.inner.policy).required_policy()
+            new |= {f"policy.{name}": value for name, value in policy.numbers().items()}
         if path.exists():
             # Settings added since this run was saved are assumed to have had today's default.
             old = to_settings(MetaConfig(estimator=type(config.estimator)())) | _read_config(path)

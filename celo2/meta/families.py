@@ -25,8 +25,7 @@ def task_families(config: MetaConfig, sets: Sequence[LabeledSet]) -> list[TaskFa
     Raises:
         InputError: the configuration names none, or an unknown one.
     """
-    if not config.families:
-        raise InputError(f"families is empty; take some of {', '.join([*SMALL, *SYNTHETIC])}")
+    check_families(config.families)
     augmentation = config.augmentation
     families = [own(name) for name in config.families if is_own(name)]
     families += [synthetic_family(name) for name in config.families if name in SYNTHETIC]
@@ -36,6 +35,16 @@ def task_families(config: MetaConfig, sets: Sequence[LabeledSet]) -> list[TaskFa
         data = ImageSets.of(sets, train_size=config.train_size, rare_inputs=rare)
         families += [small_family(name, data) for name in small]
     return [Reparametrize(f, *augmentation.alpha, augmentation.granularity) for f in families]
+
+
+def check_families(names: Sequence[str]) -> None:
+    """Raise InputError if there are no names, or one that no family has."""
+    known = ", ".join([*SMALL, *SYNTHETIC])
+    if not names:
+        raise InputError(f"families is empty; take some of {known}")
+    for name in names:
+        if not (is_own(name) or name in SMALL or name in SYNTHETIC):
+            raise InputError(f"unknown task family {name!r}: take some of {known}")
 
 
 def needs_images(name: str) -> bool:

@@ -37,8 +37,8 @@ class InnerLoop:
     """Warm-up and cosine over the horizon, as users train, instead of a constant learning rate."""
     policy: str | None = None
     """Train networks with the learning rates and the weight decay of `total_steps=`, by the policy
-    of this theta: its name or file. `learning_rate` is then a factor on their updates, and
-    `adamw_lr_multiplier` is not read."""
+    of this theta: its name or file. `learning_rate` is then a factor on their updates, around 1,
+    and `adamw_lr_multiplier` is not read."""
     adamw_lr_multiplier: float = 20.0
     """Learning rate of Adam on vectors over that of the rule on matrices."""
     adam: Adam = "published"
@@ -64,9 +64,25 @@ class InnerLoop:
                 raise InputError(
                     f"{name} is from {low} to {high}; give two numbers above 0, the lower one first"
                 )
-        if self.policy is not None and self.cosine:
+        if self.policy is not None:
+            self._check_policy()
+
+    def _check_policy(self) -> None:
+        """Raise InputError if something else sets what the policy does."""
+        if self.cosine:
             raise InputError(
                 f"the policy of {self.policy} has a schedule of its own; leave cosine off"
+            )
+        low, high = self.learning_rate
+        if low < 0.1 or high > 10:
+            raise InputError(
+                f"learning_rate is from {low} to {high}, but with a policy it is a factor on its "
+                "learning rates; give numbers around 1, such as 0.5 and 2"
+            )
+        if self.learner != "rule" or self.adam != "front-end":
+            raise InputError(
+                f"a policy is for Celo2's rule with the Adam that users have, and this run has "
+                f"learner={self.learner!r}, adam={self.adam!r}; give 'rule' and 'front-end'"
             )
 
     @property
@@ -77,11 +93,11 @@ class InnerLoop:
             return Rule(self.spec, multiplier, self.adam)
         return Baseline(self.learner, self.lstm_width, self.mlps)
 
-    def scaling(self, horizon: jax.Array) -> optax.GradientTransformation:
-        """Return what the policy makes of the learner's updates in a run of `horizon` steps."""
+    def scaling(self, horizon: jax.Array, step: jax.Array) -> optax.GradientTransformation:
+        """Return what the policy makes of the learner's updates at a step of `horizon`."""
         if self.policy is None:
             return optax.identity()
-        return as_total_steps(load_theta(self.policy), horizon)
+        return as_total_steps(load_theta(self.policy), horizon, step, self.spec.everywhere)
 
 
 class Trajectory(NamedTuple):
@@ -122,8 +138,8 @@ def start(loop: InnerLoop, family: TaskFamily, key: jax.Array) -> Trajectory:
     else:
         horizon = jnp.round(_log_uniform(horizon_key, loop.horizon)).astype(jnp.int32)
     learning_rate = _log_uniform(learning_rate_key, loop.learning_rate)
-    scaling = loop.scaling(horizon).init(params)
     step = jnp.zeros((), jnp.int32)
+    scaling = loop.scaling(horizon, step).init(params)
     return Trajectory(task, params, model_state, statistics, scaling, step, horizon, learning_rate)
 
 
@@ -160,7 +176,8 @@ def inner_step(
     progress = (trajectory.step + 0.5) / trajectory.horizon
     factor = warmup_cosine(progress) if loop.cosine else 1.0
     learning_rate = trajectory.learning_rate * factor
-    updates, scaling = loop.scaling(trajectory.horizon).update(updates, trajectory.scaling, params)
+    by_policy = loop.scaling(trajectory.horizon, trajectory.step)
+    updates, scaling = by_policy.update(updates, trajectory.scaling, params)
     params = jax.tree.map(lambda p, update: p - learning_rate * update, params, updates)
     weight = 2 * progress if loop.weighting == "linear" else jnp.ones(())
     after = trajectory._replace(

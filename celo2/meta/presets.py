@@ -62,7 +62,7 @@ def celo2_total_steps(config: MetaConfig) -> MetaConfig:
 def varied(config: MetaConfig) -> MetaConfig:
     """Return `celo2-total-steps` on networks of more kinds, for runs of 100 to 5,000 steps.
 
-    Data of the synthetic families do not run out.
+    Such runs do not exhaust the data of the synthetic families.
     """
     config = celo2_total_steps(config)
     inner = replace(config.inner, horizon=(100, 5000), loss_ceiling=1.5 * math.log(256))

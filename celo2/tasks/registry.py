@@ -46,8 +46,8 @@ SYNTHETIC: dict[str, Callable[[], TaskFamily]] = {
     "text-lstm": lambda: ByteLSTM(_random_text(1, 16, 8), embedding_width=16, width=32),
     "teacher": lambda: Student(Teachers()),
 }
-"""Small networks on data that are drawn as they are needed, so that long runs do not exhaust them;
-the data are made at the call."""
+"""Small networks that need no images: on a random text, of which a run of 5,000 steps reads less
+than there is, and on teachers, drawn per batch. The data are made at the call."""
 
 FULL: dict[str, Callable[[], TaskFamily]] = {
     "byte-transformer": lambda: ByteTransformer(_text(context=64, batch_size=16)),

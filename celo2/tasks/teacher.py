@@ -15,11 +15,11 @@ from celo2.tasks.tables import Rows
 HIDDEN = 16
 """Hidden units of a teacher."""
 NOISE = (0.01, 1.0)
-"""Range of the noise of a task, log-uniform: its deviation over that of the teacher's output."""
+"""Range of the standard deviation of a task's noise, log-uniform; that of outputs is about 0.7."""
 
 
 class Teacher(NamedTuple):
-    """One task: a network of one hidden layer, and how noisy its output is seen."""
+    """One task: a network of one hidden layer, and the standard deviation of the noise."""
 
     first: jax.Array
     """(inputs, hidden)"""
@@ -40,7 +40,7 @@ class Teachers:
     batch_size: int = dataclasses.field(default=128, metadata={"static": True})
 
     def sample(self, key: jax.Array) -> Teacher:
-        """Draw a network and the deviation of the noise."""
+        """Draw a network and the standard deviation of the noise."""
         first_key, bias_key, second_key, noise_key = jax.random.split(key, 4)
         first = jax.random.normal(first_key, (self.inputs, HIDDEN)) * 2 / self.inputs**0.5
         bias = jax.random.normal(bias_key, (HIDDEN,))

@@ -47,6 +47,15 @@ def test_the_learning_rate_is_a_power_law_through_the_best_of_each_length(tmp_pa
     assert found.settings(40)["learning_rate"] == pytest.approx(1.6)
 
 
+def test_runs_with_another_setting_are_no_runs_of_the_configuration(tmp_path):
+    """Weight decay, which a search within a number of runs tries too."""
+    records = recorded(tmp_path / "runs.jsonl", parabola, (1,))
+    for name, entry in VALIDATION.items():
+        settings = {"learning_rate": 0.8, "x": 2.0, "weight_decay": 0.1}
+        records.add(run_of(name, entry.steps, MINE, settings, 0), {"loss": 1e-3})
+    assert choose(records, MINE).settings(400) == {"learning_rate": 0.4, "x": 2.0}
+
+
 def test_of_one_length_alone_the_learning_rate_is_the_same_for_all(tmp_path):
     found = choose(recorded(tmp_path / "runs.jsonl", parabola, (1,)), MINE)
     assert found.settings(100) == found.settings(4000) == {"learning_rate": 0.4, "x": 2.0}

@@ -11,7 +11,8 @@ from celo2 import InputError, load_theta
 from celo2.cli import main
 from celo2.cli.meta_train import train_theta
 from celo2.meta.config import MetaConfig
-from celo2.meta.families import loss_ceiling, needs_images, own, task_families
+from celo2.meta.families import check_families, loss_ceiling, needs_images, own, task_families
+from celo2.meta.starts import STARTS
 from celo2.tasks.lstm import ByteLSTM
 from celo2.tasks.teacher import Student
 from tests.families import Quadratic
@@ -38,6 +39,8 @@ def test_families_that_make_their_data_need_no_images():
     assert needs_images("mlp")
     with pytest.raises(InputError, match=r"families is empty; take some of mlp, .*, teacher"):
         task_families(MetaConfig(families=()), [])
+    with pytest.raises(InputError, match=r"unknown task family 'techer': take some of mlp, .*each"):
+        check_families(("mlp", "techer"))
 
 
 def test_the_loss_ceiling_is_half_more_than_the_loss_of_new_networks():
@@ -57,11 +60,20 @@ def test_a_theta_trained_by_a_policy_carries_it(tmp_path, capsys):
     config = dataclasses.replace(
         CONFIG, families=("tests.families:Quadratic",), start="muon-1", outer_steps=6
     )
-    inner = dataclasses.replace(config.inner, policy="celo2", adam="front-end")
-    config = dataclasses.replace(config, inner=inner)
-    theta = train_theta("mine", config, tmp_path, Console())
-    assert load_theta(tmp_path / "theta.safetensors").policy == load_theta("celo2").policy
-    assert theta.weights.w0.tolist() != load_theta("celo2").weights.w0.tolist()
+    source = tmp_path / "policy.safetensors"
+    load_theta("celo2").save(source)
+    changes = {"policy": str(source), "adam": "front-end", "learning_rate": (0.5, 2.0)}
+    config = dataclasses.replace(config, inner=dataclasses.replace(config.inner, **changes))
+    theta = train_theta("mine", config, tmp_path / "run", Console())
+    before = STARTS["muon-1"](config.seed, config.inner.spec).weights
+    assert 0 < np.abs(theta.weights.w0 - before.w0).max() < 0.1
+    saved = load_theta(tmp_path / "run" / "theta.safetensors")
+    assert saved.policy == load_theta("celo2").policy
+    # The file is part of the configuration.
+    changed = saved.required_policy()._replace(weight_decay=0.25)
+    dataclasses.replace(saved, policy=changed).save(source)
+    with pytest.raises(InputError, match=r"policy\.weight_decay was 1\.5, now 0\.25"):
+        train_theta("mine", config, tmp_path / "run", Console())
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from celo2.meta import inner
 from celo2.meta.learners import Run
 from celo2.meta.starts import STARTS
 from celo2.meta.symmetry import project
+from celo2.policy import plan
 from tests.cases import REFERENCE, THETA, draw
 from tests.meta.settings import FAMILY, LOOP
 from tests.oracle import oracle_steps
@@ -79,14 +80,16 @@ def test_with_the_adam_of_the_front_end_all_updates_are_those_of_the_front_end()
             np.testing.assert_allclose(updates[name], -expected[name], atol=2e-5, err_msg=name)
 
 
+BY_POLICY = dataclasses.replace(LOOP, policy="celo2", adam="front-end", learning_rate=(1.0, 1.0))
+
+
 def test_by_a_policy_networks_are_trained_as_by_total_steps():
     """Six inner steps, and the same by the front end with the horizon as the number of steps."""
-    loop = dataclasses.replace(LOOP, policy="celo2", adam="front-end", learning_rate=(1.0, 1.0))
     theta = load_theta("celo2")
-    one = inner.start(loop, FAMILY, jax.random.key(0))
+    one = inner.start(BY_POLICY, FAMILY, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 6)
     weights = jax.tree.map(jnp.asarray, theta.weights)
-    _, after = inner.unroll(loop, FAMILY, weights, one, one, keys)
+    _, after = inner.unroll(BY_POLICY, FAMILY, weights, one, one, keys)
     optimizer = celo2(total_steps=int(one.horizon))
     params, state = one.params, optimizer.init(one.params)
     for key in keys:
@@ -98,20 +101,65 @@ def test_by_a_policy_networks_are_trained_as_by_total_steps():
         np.testing.assert_allclose(after.params[name], p, atol=1e-6)
         assert np.abs(p - one.params[name]).max() > 1e-4
 
-    # Where a trajectory's learning rate is 2, its first update is twice as large.
-    twice = one._replace(learning_rate=2 * one.learning_rate)
-    (_, first), (_, doubled) = (
-        inner.unroll(loop, FAMILY, weights, each, each, keys[:1]) for each in (one, twice)
-    )
-    for name, p in one.params.items():
-        np.testing.assert_allclose(
-            doubled.params[name] - p, 2 * (first.params[name] - p), rtol=1e-3, atol=1e-7
-        )
+    # At a learning rate of 2 the first update is twice as large.
+    def first_updates(trajectory):
+        _, after = inner.unroll(BY_POLICY, FAMILY, weights, trajectory, trajectory, keys[:1])
+        return {name: after.params[name] - p for name, p in one.params.items()}
+
+    first, doubled = first_updates(one), first_updates(one._replace(learning_rate=jnp.array(2.0)))
+    # Of a network that joins in the middle of its run, it is that of the middle.
+    middle = first_updates(one._replace(step=one.horizon // 2))
+    shown = plan(theta.required_policy(), int(one.horizon), (0, int(one.horizon) // 2))
+    for name, kind in (("w", "hidden"), ("b", "vector")):
+        np.testing.assert_allclose(doubled[name], 2 * first[name], rtol=1e-3, atol=1e-7)
+        at_first, later = shown.learning_rates[kind]
+        np.testing.assert_allclose(middle[name], later / at_first * first[name], rtol=2e-2)
 
 
-def test_a_policy_brings_its_own_schedule():
-    with pytest.raises(InputError, match="the policy of celo2 has a schedule of its own; leave co"):
-        inner.InnerLoop(policy="celo2", cosine=True)
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_policy_scales_every_kind_of_parameter_as_the_front_end_does(everywhere):
+    """A wide model of small weights, so that no factor of the policy is 1."""
+    shapes = {"wide": (300, 200), "b": (200,), "embedding": (7, 6), "head": (200, 3)}
+    spec = Spec(newton_schulz=not everywhere, everywhere=everywhere)
+    theta = dataclasses.replace(load_theta("celo2"), spec=spec)
+    params, grads = {}, {}
+    for seed, (name, shape) in enumerate(shapes.items()):
+        p, (g,) = draw(shape, 1, seed)
+        params[name], grads[name] = jnp.asarray(0.05 * p), jnp.asarray(g)
+    loop = dataclasses.replace(BY_POLICY, spec=spec)
+    weights = jax.tree.map(jnp.asarray, theta.weights)
+    horizon, step = jnp.int32(50), jnp.int32(0)
+    by_policy, run = loop.scaling(horizon, step), Run(jnp.zeros(()), horizon)
+    optimizer = celo2(total_steps=50, theta=theta)
+
+    @jax.jit
+    def both(params, grads):
+        learned = loop.optimizer
+        updates, _ = learned.update(weights, params, learned.init(params), grads, run)
+        found, _ = by_policy.update(updates, by_policy.init(params), params)
+        expected, _ = optimizer.update(grads, optimizer.init(params), params)
+        return found, expected
+
+    for name, (found, expected) in zip(shapes, _paired(*both(params, grads)), strict=True):
+        np.testing.assert_allclose(found, -expected, rtol=1e-3, atol=1e-8, err_msg=name)
+
+
+def _paired(found, expected):
+    return [(found[name], expected[name]) for name in found]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cosine": True}, "the policy of celo2 has a schedule of its own; leave cosine off"),
+        ({"learning_rate": (2e-3, 2e-2)}, r"from 0.002 to 0.02, but with a policy it is a factor"),
+        ({"adam": "published"}, "learner='rule', adam='published'; give 'rule' and 'front-end'"),
+        ({"learner": "velo"}, "learner='velo', adam='front-end'; give 'rule' and 'front-end'"),
+    ],
+)
+def test_what_a_policy_sets_is_refused_elsewhere(changes, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(BY_POLICY, **changes)
 
 
 def test_a_loss_that_is_not_a_number_is_the_ceiling_and_has_no_gradient():

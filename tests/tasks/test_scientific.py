@@ -40,8 +40,7 @@ def test_every_family_learns(name):
     assert after["loss"] < 0.7 * before["loss"]
 
 
-def test_a_student_that_is_its_teacher_has_the_loss_of_the_noise():
-    """What a teacher's outputs differ by, as seen in two batches of the same inputs."""
+def test_targets_are_the_outputs_of_the_teacher_and_the_noise_of_the_task():
     data = Teachers(batch_size=20_000)
     task = data.sample(jax.random.key(0))
     noisy, exact = (data.batch(jax.random.key(1), t) for t in (task, task._replace(noise=0.0)))
