@@ -74,6 +74,9 @@ class Bench:
     """Train for so many times the steps."""
     jobs: int = 2
     """Processes, of one thread each."""
+    side_by_side: int | None = None
+    """Runs of a sweep that are made at once, as one program; by default 1 on a CPU and 16 on an
+    accelerator."""
     out: Path = Path("runs/benchmark")
     """Folder of runs.jsonl; runs that it holds are not repeated. In a checkout, --out
     records/benchmark resumes from the recorded runs."""
@@ -121,7 +124,7 @@ class Bench:
             runs = QUICK_TUNING_RUNS if self.quick else TUNING_RUNS
         path = self.out / "runs.jsonl"
         candidates, problems = self._candidates(), self._problems()
-        return Comparison(candidates, problems, path, seeds, runs, self.jobs)
+        return Comparison(candidates, problems, path, seeds, runs, self.jobs, self.side_by_side)
 
     def _candidates(self) -> dict[str, Baseline]:
         from celo2.cli.validate import thetas

@@ -66,9 +66,11 @@ class Comparison:
     """Runs of each search at most; None: the whole grid."""
     jobs: int = 1
     """Processes, of one thread each."""
+    side_by_side: int | None = None
+    """Runs of a sweep that are made at once; None: 1 on a CPU, 16 on an accelerator."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "jobs", "tuning_runs"):
+        for name in ("seeds", "jobs", "tuning_runs", "side_by_side"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
@@ -151,15 +153,18 @@ class Comparison:
         with _one_thread_each(), warnings.catch_warnings():
             # Workers that have grown are replaced between units, and nothing is lost.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-            done = parallel(joblib.delayed(_run)(unit, self.path) for unit in units)
+            run = joblib.delayed(_run)
+            done = parallel(run(unit, self.path, self.side_by_side) for unit in units)
             yield from cast("Iterator[tuple[Unit, Any]]", done)
 
 
-def _run(unit: Unit, path: Path) -> tuple[Unit, Any]:
+def _run(unit: Unit, path: Path, side_by_side: int | None) -> tuple[Unit, Any]:
     # Compiling takes as long as a short run, and every interrupted or later part would repeat it.
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache() / "xla"))
-    return unit, unit.plan(RecordedLoss(Records(path), unit.problem, unit.baseline))
+    records = Records(path)
+    loss = RecordedLoss(records, unit.problem, unit.baseline, side_by_side=side_by_side)
+    return unit, unit.plan(loss)
 
 
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

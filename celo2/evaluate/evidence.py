@@ -189,7 +189,8 @@ class Evidence:
         fixed = {"problem": problem, **self.baselines[title].identity}
         times = []
         for record in self.records:
-            if fixed.items() <= record["run"].items() and "seconds" in record:
+            timed = "seconds" in record and "side_by_side" not in record
+            if fixed.items() <= record["run"].items() and timed:
                 times.append(record["seconds"] / record["run"]["steps"])
         return min(times, default=float("nan"))
 

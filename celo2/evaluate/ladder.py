@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from celo2.errors import InputError
 from celo2.evaluate.baselines import Baseline
 from celo2.evaluate.records import Records
-from celo2.evaluate.runs import RecordedLoss
+from celo2.evaluate.runs import RecordedLoss, score
 from celo2.evaluate.scores import Score, loss_of, recorded_score, run_of
 from celo2.evaluate.suites import LADDER, Problem
 
@@ -23,7 +23,7 @@ def run_carried(loss: RecordedLoss, first: Problem, seeds: Sequence[int]) -> Sco
         raise InputError(
             f"{loss.records.path} has no tuned {loss.baseline.name} on {first.name}; tune it first"
         )
-    return Score(tuned.settings, {seed: loss(tuned.settings, seed) for seed in seeds})
+    return score(loss, tuned.settings, seeds)
 
 
 def recorded_ladder(

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from celo2.evaluate.baselines import Baseline, Settings
 from celo2.evaluate.records import Records
-from celo2.evaluate.scores import loss_of, run_of
+from celo2.evaluate.scores import Score, loss_of, run_of
 from celo2.evaluate.suites import Problem
-from celo2.evaluate.train import train
+from celo2.evaluate.train import train, train_side_by_side
 from celo2.provenance import provenance
 
 Train = Callable[[Problem, Baseline, Settings, int], dict[str, Any]]
 Loss = Callable[[Settings, int], float]
 """Held-out loss of a run by settings and seed; infinite if it diverged."""
+SIDE_BY_SIDE = 16
+"""Runs of a sweep that an accelerator makes at once. A CPU makes one after the other."""
 DIGITS = 7
 """Significant ones of recorded numbers: those of float32."""
 
@@ -31,6 +34,8 @@ class RecordedLoss:
     problem: Problem
     baseline: Baseline
     train: Train = train
+    side_by_side: int | None = None
+    """Runs that are made at once where several are known; None: 1 on a CPU, else `SIDE_BY_SIDE`."""
 
     def __call__(self, settings: Settings, seed: int) -> float:
         """Return the loss, infinite if the run diverged."""
@@ -39,6 +44,32 @@ class RecordedLoss:
         if record is None:
             record = self.records.add(run, self._train(settings, seed))
         return loss_of(record)
+
+    def make(self, runs: Sequence[tuple[Settings, int]]) -> None:
+        """Make those of several runs that are not recorded, as far as they can be made at once.
+
+        What fails together is left to be made alone, which tells the run that fails.
+        """
+        most = self.side_by_side
+        if most is None:
+            most = 1 if jax.default_backend() == "cpu" else SIDE_BY_SIDE
+        if most == 1:
+            return
+        alike: dict[tuple[str, ...], list[tuple[Settings, int]]] = {}
+        for settings, seed in runs:
+            run = run_of(self.problem.name, self.problem.steps, self.baseline, settings, seed)
+            if self.records.find(run) is None:
+                alike.setdefault(tuple(sorted(settings)), []).append((settings, seed))
+        for missing in alike.values():
+            for first in range(0, len(missing), most):
+                with contextlib.suppress(Exception):
+                    self._make(missing[first : first + most])
+
+    def _make(self, runs: Sequence[tuple[Settings, int]]) -> None:
+        results = train_side_by_side(self.problem, self.baseline, runs)
+        for (settings, seed), result in zip(runs, results, strict=True):
+            run = run_of(self.problem.name, self.problem.steps, self.baseline, settings, seed)
+            self.records.add(run, _recorded(_as_json(result)))
 
     def at(self, steps: int) -> RecordedLoss:
         """Return the same for another number of steps, with a schedule of that length."""
@@ -54,8 +85,24 @@ class RecordedLoss:
             # An optimizer that fails has lost; the others continue.
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             result = {"loss": None, "error": reason}
-        diverged = result["loss"] is None
-        return {**result, "diverged": diverged, **provenance("jax", "optax")}
+        return _recorded(result)
+
+
+def score(loss: Loss, settings: Settings, seeds: Sequence[int]) -> Score:
+    """Return the losses of the seeds at these settings."""
+    make(loss, [(settings, seed) for seed in seeds])
+    return Score(settings, {seed: loss(settings, seed) for seed in seeds})
+
+
+def make(loss: Loss, runs: Sequence[tuple[Settings, int]]) -> None:
+    """Make runs that will be asked for, at once where that is faster; see `RecordedLoss.make`."""
+    if isinstance(loss, RecordedLoss):
+        loss.make(runs)
+
+
+def _recorded(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result with what records add."""
+    return {**result, "diverged": result["loss"] is None, **provenance("jax", "optax")}
 
 
 def _as_json(value: Any) -> Any:

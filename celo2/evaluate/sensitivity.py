@@ -68,6 +68,7 @@ def run_sweeps(
     curves: dict[str, dict[float, float]] = {}
     for name, runs in sweeps(baseline, tuned.settings).items():
         if name in names:
+            loss.make([(settings, seed) for settings in runs.values() for seed in seeds])
             curves[name] = {}
             for value, settings in runs.items():
                 losses = [loss(settings, seed) for seed in seeds]

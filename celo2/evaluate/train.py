@@ -1,7 +1,7 @@
-"""One training run of a problem by one optimizer: the whole run is one compiled program.
+"""Training runs of a problem by one optimizer: a whole run is one compiled program.
 
 Learning rate, other settings, seed, data and learned numbers are arguments of it, so a sweep
-compiles once per problem, optimizer and number of steps.
+compiles once per problem, optimizer and number of steps; or its runs are one program, side by side.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,8 @@ class Program:
     baseline: Baseline
     steps: int
     held_out_batches: int
+    side_by_side: bool = False
+    """Whether settings and keys are of several runs, along their first axes."""
 
 
 CURVE_POINTS = 50
@@ -36,13 +39,17 @@ PROGRAMS = 4
 
 
 class Arguments(NamedTuple):
-    """What a compiled program is run on; seeds and settings may be batched by `jax.vmap`."""
+    """What a compiled program is run on."""
 
     family: TaskFamily
     settings: Any
     extra: dict[str, Any]
     """Further arguments of the optimizer's `update`."""
     key: jax.Array
+
+
+SIDE_BY_SIDE = Arguments(None, 0, None, 0)  # type: ignore[arg-type]
+"""Axes of runs that share data and learned numbers, for `jax.vmap`."""
 
 
 def train(problem: Problem, baseline: Baseline, settings: Settings, seed: int) -> dict[str, Any]:
@@ -54,18 +61,67 @@ def train(problem: Problem, baseline: Baseline, settings: Settings, seed: int) -
         stretches; `parameters`; of the optimizer its `counts` and `state_bytes`; `seconds` of the
         run, and `compile_seconds` before it, 0 if the program was compiled already.
     """
-    weights = baseline.weights
-    arguments = Arguments(
-        problem.family,
-        jax.tree.map(jnp.float32, dict(settings)),
-        {} if weights is None else {"weights": jax.tree.map(jnp.asarray, weights)},
-        jax.random.key(seed),
-    )
+    extra = _extra(baseline)
+    arguments = Arguments(problem.family, _numbers(settings), extra, jax.random.key(seed))
+    program = Program(baseline, problem.steps, problem.held_out_batches)
+    values, compile_seconds, seconds = _timed(program, arguments)
+    return {**_result(values), "seconds": seconds, "compile_seconds": compile_seconds}
+
+
+def train_side_by_side(
+    problem: Problem, baseline: Baseline, runs: Sequence[tuple[Settings, int]]
+) -> list[dict[str, Any]]:
+    """Train several runs of the same settings but for their values as one program.
+
+    Args:
+        problem: of all runs.
+        baseline: of all runs.
+        runs: settings and seed of each.
+
+    Returns:
+        What `train` returns of each, `seconds` being its part of the whole; and `side_by_side`, the
+        number of runs.
+    """
+    settings, keys = [], []
+    for each, seed in runs:
+        settings.append(_numbers(each))
+        keys.append(jax.random.key(seed))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *settings)
+    arguments = Arguments(problem.family, stacked, _extra(baseline), jnp.stack(keys))
+    program = Program(baseline, problem.steps, problem.held_out_batches, side_by_side=True)
+    values, compile_seconds, seconds = _timed(program, arguments)
+    share = {"seconds": seconds / len(runs), "compile_seconds": compile_seconds / len(runs)}
+    share = {name: round(value, 2) for name, value in share.items()}
+    results = []
+    for i in range(len(runs)):
+        own = jax.tree.map(lambda x, i=i: x[i], values)
+        results.append({**_result(own), **share, "side_by_side": len(runs)})
+    return results
+
+
+def _numbers(settings: Settings) -> dict[str, jax.Array]:
+    return jax.tree.map(jnp.float32, dict(settings))
+
+
+def _extra(baseline: Baseline) -> dict[str, Any]:
+    if baseline.weights is None:
+        return {}
+    return {"weights": jax.tree.map(jnp.asarray, baseline.weights)}
+
+
+def _timed(program: Program, arguments: Arguments) -> tuple[dict[str, Any], float, float]:
+    """Return what a program gives, and the seconds to compile and to run it."""
     began = time.perf_counter()
-    program = compiled(Program(baseline, problem.steps, problem.held_out_batches), arguments)
+    ready_program = compiled(program, arguments)
     ready = time.perf_counter()
-    values = jax.tree.map(np.asarray, program(arguments))
+    values = jax.tree.map(np.asarray, ready_program(arguments))
     ended = time.perf_counter()
+    return values, round(ready - began, 2), round(ended - ready, 2)
+
+
+def _result(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of one run as `train` does, but for its times."""
+    values = dict(values)
     losses = values.pop("losses")
     stretches = np.array_split(losses, min(CURVE_POINTS, len(losses)))
     metrics = jax.tree.map(float, values.pop("metrics"))
@@ -77,8 +133,6 @@ def train(problem: Problem, baseline: Baseline, settings: Settings, seed: int) -
         "parameters": int(values["parameters"]),
         "counts": jax.tree.map(int, values["counts"]),
         "state_bytes": int(values["state_bytes"]),
-        "seconds": round(ended - ready, 2),
-        "compile_seconds": round(ready - began, 2),
     }
 
 
@@ -100,8 +154,13 @@ def run(program: Program, arguments: Arguments) -> dict[str, Any]:
 
     Returns:
         `losses` (steps,) of training, `train_loss`, held-out `metrics` (means), `parameters`, and
-        of the optimizer its `counts` and `state_bytes`.
+        of the optimizer its `counts` and `state_bytes`; of several runs, each has a first axis.
     """
+    one = functools.partial(_one_run, program)
+    return jax.vmap(one, (SIDE_BY_SIDE,))(arguments) if program.side_by_side else one(arguments)
+
+
+def _one_run(program: Program, arguments: Arguments) -> dict[str, Any]:
     family, settings, extra, key = arguments
     transform = program.baseline.build(settings, program.steps)
     task_key, params_key, batch_key = jax.random.split(key, 3)

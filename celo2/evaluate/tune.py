@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from celo2.evaluate.baselines import Grid, Settings
 from celo2.evaluate.records import key
-from celo2.evaluate.runs import Loss
+from celo2.evaluate.runs import Loss, make, score
 from celo2.evaluate.scores import Score
 from celo2.evaluate.suites import REPORTED_SEEDS, TUNING_SEED
 
@@ -36,12 +36,13 @@ def tune(
         settings = search_grid(loss, grid)
     else:
         settings = search_coordinates(loss, grid, runs)
-    return Score(settings, {seed: loss(settings, seed) for seed in seeds})
+    return score(loss, settings, seeds)
 
 
 def search_grid(loss: Loss, grid: Grid) -> Settings:
     """Return the best settings of the grid, all of which are tried."""
     best: tuple[float, Settings] = (math.inf, {})
+    make(loss, [(settings, TUNING_SEED) for settings in grid.settings])
     for other in grid.others:
         at = _at(loss, other)
         found, learning_rate = best_learning_rate(at, grid.learning_rates)

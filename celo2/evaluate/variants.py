@@ -67,8 +67,9 @@ def run_around(loss: RecordedLoss, original: Problem, seeds: Sequence[int]) -> d
             f"{loss.records.path} has no tuned {loss.baseline.name} on {original.name}; "
             "tune it first"
         )
-    found = {}
-    for factor, settings in around(loss.baseline, tuned.settings).items():
+    found, settings_of = {}, around(loss.baseline, tuned.settings)
+    loss.make([(settings, seed) for settings in settings_of.values() for seed in seeds])
+    for factor, settings in settings_of.items():
         losses = [loss(settings, seed) for seed in seeds]
         found[factor] = sum(losses) / len(losses)
     return found

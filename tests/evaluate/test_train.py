@@ -9,7 +9,7 @@ import pytest
 from celo2 import Theta, load_theta
 from celo2.evaluate.baselines import ADAMW, MUON, celo2, schedule
 from celo2.evaluate.suites import Problem
-from celo2.evaluate.train import Arguments, Program, run, train
+from celo2.evaluate.train import train, train_side_by_side
 from tests.families import Quadratic
 
 pytestmark = pytest.mark.slow
@@ -55,18 +55,20 @@ def test_thetas_share_one_compiled_program():
     np.testing.assert_allclose(one["w"], other["w"], rtol=1e-6)
 
 
-def test_seeds_and_settings_may_be_batched():
-    """A sweep as one program gives the losses of its runs."""
-    settings = [{"learning_rate": rate, "b1": 0.9, "b2": 0.95} for rate in (0.02, 0.05)]
-    single = [train(TINY, ADAMW, s, seed)["loss"] for seed, s in enumerate(settings)]
-    stacked = {name: jnp.array([s[name] for s in settings]) for name in settings[0]}
-    keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    arguments = Arguments(TINY.family, stacked, {}, keys)
-    axes = Arguments(None, 0, {}, 0)
-    batched = jax.vmap(
-        lambda a: run(Program(ADAMW, STEPS, TINY.held_out_batches), a), in_axes=(axes,)
-    )(arguments)
-    np.testing.assert_allclose(batched["metrics"]["loss"], single, rtol=1e-4)
+@pytest.mark.parametrize("baseline", [ADAMW, celo2(load_theta("celo2"))])
+def test_runs_side_by_side_are_those_of_their_own(baseline):
+    """Seeds and settings are those of each; data and learned numbers are shared."""
+    runs = [({**baseline.grid.settings[0], "learning_rate": 0.02 + 0.03 * i}, i) for i in range(3)]
+    together = train_side_by_side(TINY, baseline, runs)
+    for (settings, seed), found in zip(runs, together, strict=True):
+        alone = train(TINY, baseline, settings, seed)
+        assert found.pop("side_by_side") == 3
+        assert set(found) == set(alone)
+        for name in ("loss", "train_loss", "curve"):
+            np.testing.assert_allclose(found[name], alone[name], rtol=1e-4, err_msg=name)
+        for name in ("parameters", "state_bytes", "counts", "metrics"):
+            assert found[name] == alone[name], name
+    assert len({found["loss"] for found in together}) == 3
 
 
 def test_muons_update_has_an_rms_of_1_as_celo2s_has():

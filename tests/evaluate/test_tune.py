@@ -4,18 +4,19 @@ import json
 import math
 import pickle
 
+import numpy as np
 import pytest
 
 from celo2 import load_theta
 from celo2.evaluate.baselines import ADAMW, MUON, Grid, celo2
 from celo2.evaluate.records import Records
-from celo2.evaluate.runs import RecordedLoss
+from celo2.evaluate.runs import RecordedLoss, make, score
 from celo2.evaluate.scores import Score, ratio, recorded_score, relative
 from celo2.evaluate.suites import Problem
 from celo2.evaluate.tune import search_coordinates, tune
 from tests.families import Quadratic
 
-TINY = Problem("tiny", Quadratic, 30)
+TINY, FAILING = Problem("tiny", Quadratic, 30), Problem("failing", Quadratic, 31)
 SETTINGS = {"learning_rate": 0.05, "b1": 0.9, "b2": 0.95}
 
 
@@ -124,6 +125,39 @@ def test_finished_runs_are_not_repeated_and_a_cut_line_is_run_again(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     assert (loss(0), loss(1)) == (0.5, 1.5)
     assert runs == [0, 1, 1]
+
+
+def test_runs_that_are_known_are_made_at_once_where_that_is_asked_for(tmp_path):
+    """Those that are recorded are left out; only runs of the same settings fit together."""
+
+    def refuse(problem, baseline, settings, seed):
+        raise AssertionError("it was to be made beside others")
+
+    path = tmp_path / "runs.jsonl"
+    runs = [({**SETTINGS, "learning_rate": rate}, seed) for rate in (0.1, 0.2) for seed in (1, 2)]
+    runs.append(({**SETTINGS, "weight_decay": 0.1}, 1))
+    RecordedLoss(Records(path), TINY, ADAMW)(*runs[0])
+    loss = RecordedLoss(Records(path), TINY, ADAMW, refuse, side_by_side=2)
+    make(loss, runs)
+    sizes = [json.loads(line).get("side_by_side") for line in path.read_text().splitlines()]
+    assert sizes == [None, 2, 2, 1, 1]
+    losses = [loss(*run) for run in runs]
+    assert len(set(losses)) == 5
+    alone = RecordedLoss(Records(tmp_path / "alone.jsonl"), TINY, ADAMW)
+    make(alone, runs)
+    assert not alone.records.path.exists(), "a CPU makes one after the other"
+    np.testing.assert_allclose(losses, [alone(*run) for run in runs], rtol=1e-4)
+
+
+def test_what_fails_beside_others_is_made_alone(tmp_path, monkeypatch):
+    def fail(self, params, state, task, key):
+        raise ValueError("no such batch")
+
+    monkeypatch.setattr(Quadratic, "loss", fail)
+    loss = RecordedLoss(Records(tmp_path / "runs.jsonl"), FAILING, ADAMW, side_by_side=2)
+    make(loss, [(SETTINGS, 1), (SETTINGS, 2)])
+    assert score(loss, SETTINGS, (1, 2)).losses == {1: math.inf, 2: math.inf}
+    assert all(record["error"] == "ValueError: no such batch" for record in loss.records)
 
 
 def test_a_diverged_run_is_infinitely_bad_and_recorded_as_null(tmp_path):

@@ -28,6 +28,14 @@ class Grid:
     """All settings but the learning rate. A search by coordinates starts at the first."""
 
     @property
+    def settings(self) -> list[Settings]:
+        """All combinations; none for an optimizer without learning rates."""
+        found = []
+        for other in self.others:
+            found += [{"learning_rate": rate, **other} for rate in self.learning_rates]
+        return found
+
+    @property
     def axes(self) -> dict[str, tuple[float, ...]]:
         """The values of each of the other settings, in the order of `others`."""
         values: dict[str, dict[float, None]] = {}
