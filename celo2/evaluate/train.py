@@ -91,7 +91,7 @@ def train_side_by_side(
     program = Program(baseline, problem.steps, problem.held_out_batches, side_by_side=True)
     values, compile_seconds, seconds = _timed(program, arguments)
     share = {"seconds": seconds / len(runs), "compile_seconds": compile_seconds / len(runs)}
-    share = {name: round(value, 2) for name, value in share.items()}
+    share = {name: round(value, 4) for name, value in share.items()}
     results = []
     for i in range(len(runs)):
         own = jax.tree.map(lambda x, i=i: x[i], values)
