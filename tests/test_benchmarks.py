@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import side_by_side
+from celo2.evaluate.baselines import ADAMW
+from celo2.evaluate.suites import Problem
+from tests.families import Quadratic
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +59,13 @@ def test_steps_are_timed_and_settings_kept_beside_each_other(tmp_path):
         assert all(len(m["seconds"]) == 2 and min(m["seconds"]) > 0 for m in (muon, celo2, naive))
         assert muon["state_bytes"] < celo2["state_bytes"]
     assert out.with_suffix(".png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_sweep_is_timed_side_by_side_and_one_by_one():
+    tiny = Problem("tiny", Quadratic, 20)
+    row = side_by_side.measure(tiny, ADAMW, side_by_side.Config(runs=2, turns=1))
+    assert set(row) == {"seconds", "ratio"}
+    assert row["seconds"] >= 0 < row["ratio"]
 
 
 def test_gpt3_xl_in_small_takes_falling_steps(tmp_path):

@@ -73,6 +73,7 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "total-steps": total_steps_table.total_steps,
     "total-steps-wide": total_steps_table.wide,
     "adapted": total_steps_table.adapted,
+    "side-by-side": speed_tables.side_by_side,
     "optimizer-step": speed_tables.optimizer_step,
     "optimizer-step-ratios": speed_tables.optimizer_step_ratios,
     "gpt3-xl": speed_tables.gpt3_xl,

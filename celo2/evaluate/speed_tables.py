@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from celo2.evaluate.suites import VALIDATION
 from celo2.evaluate.tables import Table
 
 SHOWN = {
@@ -119,6 +120,17 @@ def guard_cost(root: Path) -> Table:
     return Table(
         ("hidden matrices of", "rule", "step without", "with it", "without it again"), rows
     )
+
+
+def side_by_side(root: Path) -> Table:
+    """Return the time of a sweep as one program, over its runs one after the other."""
+    recorded = _load(root, "side-by-side")
+    rows = []
+    for row in recorded["rows"]:
+        title = VALIDATION[row["problem"]].title
+        rows.append((title, row["optimizer"], f"{row['ratio']:.2f}"))
+    header = f"{recorded['runs']} runs at once over one after the other, {recorded['device']}"
+    return Table(("", "optimizer", header), rows)
 
 
 def meta_speed(root: Path) -> Table:

@@ -116,7 +116,7 @@ def _timed(program: Program, arguments: Arguments) -> tuple[dict[str, Any], floa
     ready = time.perf_counter()
     values = jax.tree.map(np.asarray, ready_program(arguments))
     ended = time.perf_counter()
-    return values, round(ready - began, 2), round(ended - ready, 2)
+    return values, round(ready - began, 4), round(ended - ready, 4)
 
 
 def _result(values: dict[str, Any]) -> dict[str, Any]:
