@@ -1,10 +1,12 @@
 # Each command creates the virtual environment .venv from nothing, with the versions of constraints.txt, and runs in it.
 PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))))
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+# Of twenty thousand modules few are imported, so Python compiles each when it first is.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+INSTALL := $(PIP) --editable
 
 # The dependencies that torchtitan declares contradict those of the others, and its container of optimizers needs none of them.
-TITAN := $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps
+TITAN := $(PIP) --no-deps
 
 .PHONY: demo test check check-lowest lint docs browse clean
 
