@@ -14,6 +14,7 @@ from celo2.errors import InputError
 from celo2.evaluate import agents, pictures
 from celo2.evaluate import benchmark_tables as tables
 from celo2.evaluate.evidence import BASELINE, Evidence, evidence, ratios
+from celo2.evaluate.sensitivity import TITLES
 from celo2.evaluate.tables import Table
 from celo2.files import write
 
@@ -179,7 +180,7 @@ def _sensitivity(found: Evidence) -> Section | None:
         figures = [_figure(pictures.sweep(found, setting, name)) for name in problems]
         names = set().union(*problems.values())
         shown = [name for name in found.baselines if name in names]
-        heading = f"<h3>{setting.replace('_', ' ').capitalize()}</h3>"
+        heading = f"<h3>{TITLES[setting]}</h3>"
         parts += [heading, _key(found, shown), _grid(figures)]
     text = "One setting at a time is changed around the tuned ones. Cut at 1.3 times the best."
     bands = "<h3>Learning rates within 2 % of the best loss</h3>" + tables.bands(found).html()

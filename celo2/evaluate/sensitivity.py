@@ -22,6 +22,12 @@ VALUES: dict[str, tuple[float, ...]] = {
     "adamw_lr_multiplier": (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0),
 }
 """What is tried for the other settings; the multiplier only where an optimizer has one."""
+TITLES = {
+    LEARNING_RATE: "Learning rate",
+    "weight_decay": "Weight decay",
+    "warmup": "Warm-up, a fraction of the run",
+    "adamw_lr_multiplier": "Learning rate of AdamW's part over that of hidden matrices",
+}
 DEFAULTS = {"weight_decay": 0.0, "warmup": WARMUP}
 """What settings that leave these out run at."""
 TOLERANCE = 0.02
