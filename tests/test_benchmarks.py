@@ -87,24 +87,21 @@ def test_gpt2_stops_and_goes_on_bit_for_bit(tmp_path):
     code, shown, errors = run("benchmarks.gpt2", *size, "--out", whole)
     assert code == 0, errors
     assert "celo2-total-steps" in shown
-    for optimizer in ("celo2-total-steps", "celo2", "muon", "adamw"):
+    for optimizer in ("celo2-total-steps", "muon"):
         one = [*size, "--out", cut, "--optimizers", optimizer]
-        for _ in range(2):  # each call takes one step, and saves
-            code, shown, errors = run("benchmarks.gpt2", *one, "--minutes", 0)
-            assert code == 0, errors
-            assert "run the same command to go on" in shown
+        code, shown, errors = run("benchmarks.gpt2", *one, "--minutes", 0)  # one step, and saves
+        assert code == 0, errors
+        assert "run the same command to go on" in shown
         assert run("benchmarks.gpt2", *one)[0] == 0
     found = []
     for folder in (whole, cut):
-        lines = (folder / "runs.jsonl").read_text().splitlines()
-        found.append([(x["run"], x["losses"], x["held_out_loss"]) for x in map(json.loads, lines)])
-    assert found[0] == found[1]
-    assert [run["optimizer"] for run, *_ in found[0]] == [
-        "celo2-total-steps",
-        "celo2",
-        "muon",
-        "adamw",
-    ]
+        lines = map(json.loads, (folder / "runs.jsonl").read_text().splitlines())
+        results = {
+            x["run"]["optimizer"]: (x["run"], x["losses"], x["held_out_loss"]) for x in lines
+        }
+        found.append(results)
+    assert list(found[0]) == ["celo2-total-steps", "celo2", "muon", "adamw"]
+    assert found[1] == {name: found[0][name] for name in ("celo2-total-steps", "muon")}
 
 
 def test_meta_training_is_timed_at_a_number_of_trajectories(tmp_path):
