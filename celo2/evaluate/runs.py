@@ -39,7 +39,7 @@ class RecordedLoss:
 
     def __call__(self, settings: Settings, seed: int) -> float:
         """Return the loss, infinite if the run diverged."""
-        run = run_of(self.problem.name, self.problem.steps, self.baseline, settings, seed)
+        run = self._run(settings, seed)
         record = self.records.find(run)
         if record is None:
             record = self.records.add(run, self._train(settings, seed))
@@ -57,19 +57,21 @@ class RecordedLoss:
             return
         alike: dict[tuple[str, ...], list[tuple[Settings, int]]] = {}
         for settings, seed in runs:
-            run = run_of(self.problem.name, self.problem.steps, self.baseline, settings, seed)
-            if self.records.find(run) is None:
+            if self.records.find(self._run(settings, seed)) is None:
                 alike.setdefault(tuple(sorted(settings)), []).append((settings, seed))
         for missing in alike.values():
             for first in range(0, len(missing), most):
                 with contextlib.suppress(Exception):
                     self._make(missing[first : first + most])
 
+    def _run(self, settings: Settings, seed: int) -> dict[str, Any]:
+        """Return the run as records have it."""
+        return run_of(self.problem.name, self.problem.steps, self.baseline, settings, seed)
+
     def _make(self, runs: Sequence[tuple[Settings, int]]) -> None:
         results = train_side_by_side(self.problem, self.baseline, runs)
         for (settings, seed), result in zip(runs, results, strict=True):
-            run = run_of(self.problem.name, self.problem.steps, self.baseline, settings, seed)
-            self.records.add(run, _recorded(_as_json(result)))
+            self.records.add(self._run(settings, seed), _recorded(_as_json(result)))
 
     def at(self, steps: int) -> RecordedLoss:
         """Return the same for another number of steps, with a schedule of that length."""
