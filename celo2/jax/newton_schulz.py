@@ -2,7 +2,7 @@
 
 Where a matrix is much longer than wide, the iterations are a polynomial in the small Gram matrix
 X X^T. The backward pass knows that all matrices of that side are symmetric and commute. The
-coefficients of the spec are those of Muon (Jordan et al., 2024).
+coefficients are those of the spec.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from celo2.jax.tiles import largest_divisor, over_tiles, put, sum_over_tiles, take
-from celo2.rule.spec import Spec
+from celo2.rule.spec import Coefficients, Spec
 
 GRAM_FROM = 1.5
 """Ratio b / a from which the Gram form is cheaper: 8 a^2 b + 28 a^3 operations against
@@ -25,7 +25,7 @@ error grows about twelvefold per iteration."""
 TILE = 1 << 20
 """Elements of X that are multiplied at once, if in tiles: enough for products at full speed."""
 
-Coefficients = tuple[float, float, float]
+Iterations = tuple[Coefficients, ...]
 _product = functools.partial(jnp.matmul, precision="highest")
 """The Gram form would lose small singular values where float32 is rounded to fewer bits (TF32)."""
 
@@ -40,11 +40,11 @@ def orthogonalize(xp: Any, spec: Spec, d: jax.Array, in_tiles: bool = False) -> 
     # The barrier keeps XLA from computing X once for each product that reads it.
     x: jax.Array = jax.lax.optimization_barrier(d / (norm + spec.newton_schulz_epsilon))
     a, b = sorted(d.shape[-2:])
-    left = spec.newton_schulz_iterations
+    left = spec.newton_schulz_steps
     while left:
-        here = (left - 1) % RESTART_EVERY + 1 if b >= GRAM_FROM * a else 1
-        x = _iterations(spec.newton_schulz_coefficients, here, in_tiles, x)
-        left -= here
+        here = (len(left) - 1) % RESTART_EVERY + 1 if b >= GRAM_FROM * a else 1
+        x = _iterations(left[:here], in_tiles, x)
+        left = left[here:]
     return x
 
 
@@ -59,26 +59,25 @@ class _Chain(NamedTuple):
     """F_i ... F_1; the last one takes X to the result."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _iterations(coefficients: Coefficients, count: int, in_tiles: bool, x: jax.Array) -> jax.Array:
-    """Return X after `count` iterations."""
-    return _forward(coefficients, count, in_tiles, x)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _iterations(iterations: Iterations, in_tiles: bool, x: jax.Array) -> jax.Array:
+    """Return X after the iterations."""
+    return _forward(iterations, in_tiles, x)[0]
 
 
 def _forward(
-    coefficients: Coefficients, count: int, in_tiles: bool, x: jax.Array
+    iterations: Iterations, in_tiles: bool, x: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, _Chain]]:
-    chain = _chain(coefficients, count, _gram(x, in_tiles))
+    chain = _chain(iterations, _gram(x, in_tiles))
     return _multiply(chain.products[-1], x, in_tiles), (x, chain)
 
 
-def _chain(coefficients: Coefficients, count: int, gram: jax.Array) -> _Chain:
+def _chain(iterations: Iterations, gram: jax.Array) -> _Chain:
     chain = _Chain([gram], [], [])
-    for i in range(count):
+    for i, (c1, c3, c5) in enumerate(iterations):
         if i:
             gram = _product(_product(chain.factors[-1], gram), chain.factors[-1])
             chain.grams.append(gram)
-        c1, c3, c5 = coefficients
         factor = c1 * jnp.eye(gram.shape[-1], dtype=gram.dtype) + c3 * gram
         factor = factor + c5 * _product(gram, gram)
         chain.factors.append(factor)
@@ -87,21 +86,16 @@ def _chain(coefficients: Coefficients, count: int, gram: jax.Array) -> _Chain:
 
 
 def _backward(
-    coefficients: Coefficients,
-    count: int,
-    in_tiles: bool,
-    kept: tuple[jax.Array, _Chain],
-    dy: jax.Array,
+    iterations: Iterations, in_tiles: bool, kept: tuple[jax.Array, _Chain], dy: jax.Array
 ) -> tuple[jax.Array]:
     """Return the gradient of X: autodiff would not know that the small matrices are symmetric."""
-    _, c3, c5 = coefficients
     x, (grams, factors, products) = kept
     d_product = _symmetric(_small_side(dy, x))
     d_gram: Any = 0.0
-    for i in reversed(range(count)):
+    for i, (_, c3, c5) in reversed(list(enumerate(iterations))):
         gram, factor = grams[i], factors[i]
         d_factor = _product(d_product, products[i - 1]) if i else d_product
-        if i < count - 1:
+        if i < len(iterations) - 1:
             # G_(i+1) = F_i G_i F_i
             through = _product(d_gram, factor)
             d_factor = d_factor + 2 * _product(through, gram)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from celo2.errors import InputError
 from celo2.meta.estimators import ES, PES, Unrolled
 from celo2.meta.inner import InnerLoop
+from celo2.rule.spec import as_tuples
 from celo2.tasks.reparametrize import Granularity
 
 
@@ -114,8 +115,13 @@ def _flat(prefix: str, part: Any) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             settings |= _flat(f"{name}.", value)
         else:
-            settings[name] = list(value) if isinstance(value, tuple) else value
+            settings[name] = _as_lists(value)
     return settings
+
+
+def _as_lists(value: Any) -> Any:
+    """Return a tuple, and the tuples in it, as lists, as JSON has them."""
+    return list(map(_as_lists, value)) if isinstance(value, tuple) else value
 
 
 def from_settings(settings: Mapping[str, Any], config: MetaConfig = MetaConfig()) -> MetaConfig:
@@ -149,7 +155,7 @@ def _changed(part: Any, settings: Mapping[str, Any], prefix: str = "") -> Any:
         choices = get_args(kinds[first]) if get_origin(kinds[first]) is Literal else ()
         if choices and value not in choices:
             raise InputError(f"{prefix + name} is {value!r}; take one of {', '.join(choices)}")
-        changes[first] = tuple(value) if isinstance(value, list) else value
+        changes[first] = as_tuples(value)
     for first, fields in inner.items():
         changes[first] = _changed(getattr(part, first), fields, f"{prefix}{first}.")
     return replace(part, **changes)  # type: ignore[type-var]

@@ -43,7 +43,7 @@ from celo2.rule.network import (
     mean_squares,
     shapes,
 )
-from celo2.rule.spec import LEAN, Spec
+from celo2.rule.spec import LEAN, POLAR_EXPRESS, Spec
 from celo2.rule.update import (
     Accumulators,
     accumulate,
@@ -60,6 +60,7 @@ __all__ = [
     "FEATURES",
     "LEAN",
     "MOMENTUM",
+    "POLAR_EXPRESS",
     "Accumulators",
     "Channels",
     "Feature",

@@ -14,10 +14,9 @@ def orthogonalize(xp: Any, spec: Spec, d: Array) -> Array:
 
     The quintic iteration of Muon (Jordan et al., 2024).
     """
-    c1, c3, c5 = spec.newton_schulz_coefficients
     norm = xp.sqrt(xp.sum(d * d, axis=(-2, -1), keepdims=True))
     x = d / (norm + spec.newton_schulz_epsilon)
-    for _ in range(spec.newton_schulz_iterations):
+    for c1, c3, c5 in spec.newton_schulz_steps:
         gram = x @ xp.swapaxes(x, -1, -2)
         x = c1 * x + (c3 * gram + c5 * (gram @ gram)) @ x
     return x

@@ -10,6 +10,8 @@ from typing import Any
 from celo2.errors import InputError
 
 Decays = tuple[float, ...]
+Coefficients = tuple[float, float, float]
+"""Of X, (X X^T) X and (X X^T)^2 X in one iteration of Newton-Schulz."""
 
 PUBLISHED_FEATURES = (
     "G",
@@ -66,8 +68,8 @@ class Spec:
     """Added to mean(R), and floor inside the factored preconditioner."""
     normalize_epsilon: float = 1e-9
     """Inside the root of every RMS normalization, of channels and of the update."""
-    newton_schulz_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
-    """Of X, (X X^T) X and (X X^T)^2 X in one iteration (Jordan et al., Muon, 2024)."""
+    newton_schulz_coefficients: tuple[Coefficients, ...] = ((3.4445, -4.7750, 2.0315),)
+    """Of the first iterations; those that follow have the last ones (Jordan et al., Muon, 2024)."""
     newton_schulz_iterations: int = 5
     """Iterations of Newton-Schulz."""
     newton_schulz_epsilon: float = 1e-8
@@ -87,6 +89,11 @@ class Spec:
                 f"the spec has hidden {self.hidden} and newton_schulz_iterations "
                 f"{self.newton_schulz_iterations}; they must lie in 1..1024 and 0..100"
             )
+        if not all(map(_are_coefficients, self.newton_schulz_coefficients or [()])):
+            raise InputError(
+                f"the spec has newton_schulz_coefficients {self.newton_schulz_coefficients}; "
+                "give three finite numbers for at least one iteration"
+            )
         for field in dataclasses.fields(self):
             if field.type == "float" and not _is_positive(getattr(self, field.name)):
                 value = getattr(self, field.name)
@@ -97,6 +104,14 @@ class Spec:
                 f"the spec has features {self.features}; "
                 f"take some of {', '.join(PUBLISHED_FEATURES)}, each once"
             )
+
+    @property
+    def newton_schulz_steps(self) -> tuple[Coefficients, ...]:
+        """Coefficients of every iteration of Newton-Schulz."""
+        given = self.newton_schulz_coefficients
+        last = given[-1]
+        repeated = (last,) * max(0, self.newton_schulz_iterations - len(given))
+        return (*given[: self.newton_schulz_iterations], *repeated)
 
     def to_json(self) -> str:
         """Return the spec as a JSON object with one key per field, sorted."""
@@ -133,10 +148,25 @@ class Spec:
             raise InputError(
                 f"the spec has unknown fields {unknown}; this theta needs another version of celo2"
             )
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**fields)
+        return cls(**{name: _field(name, value) for name, value in values.items()})
+
+
+def _field(name: str, value: Any) -> Any:
+    """Return the value of a field as a spec has it, of one of JSON."""
+    if name == "newton_schulz_coefficients" and _are_coefficients(value):
+        value = [value]  # of files from before iterations could differ
+    return as_tuples(value)
+
+
+def as_tuples(value: Any) -> Any:
+    """Return a list of JSON, and the lists in it, as tuples; another value as it is."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+
+
+def _are_coefficients(value: Any) -> bool:
+    if not isinstance(value, tuple | list) or len(value) != 3:
+        return False
+    return all(isinstance(c, float | int) and math.isfinite(c) for c in value)
 
 
 def _is_positive(value: Any) -> bool:
@@ -146,3 +176,21 @@ def _is_positive(value: Any) -> bool:
 LEAN = Spec(features=LEAN_FEATURES, momentum_decays=(0.9, 0.98), factored_decays=(0.9, 0.98))
 """Half the state of the paper's rule: factored moments, and averages of the gradient with mean ages
 of 9 and 49 steps."""
+
+_SAFETY = 1.01
+"""Singular values that rounding has made larger than 1 are divided by it."""
+_OPTIMAL = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+)
+POLAR_EXPRESS: tuple[Coefficients, ...] = (
+    *((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _OPTIMAL),
+    (1.875, -1.25, 0.375),
+)
+"""For `newton_schulz_coefficients`: each iteration is the best one after those before it, for
+singular values from 1e-3 to 1 (Amsel et al., The Polar Express, arXiv 2505.16932, algorithm 1)."""

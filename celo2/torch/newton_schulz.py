@@ -1,15 +1,17 @@
 """Newton-Schulz in PyTorch: `rule.orthogonalize` in place.
 
 It takes fewer products where a matrix is much longer than wide: the iterations are a polynomial in
-the small Gram matrix X X^T. The coefficients of the spec are those of Muon (Jordan et al., 2024).
+the small Gram matrix X X^T. The coefficients are those of the spec.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from celo2.rule.spec import Spec
+from celo2.rule.spec import Coefficients, Spec
 
 GRAM_FROM = 1.5
 """Ratio b / a from which the Gram form is cheaper: 8 a^2 b + 28 a^3 operations against
@@ -35,23 +37,23 @@ def orthogonalize(spec: Spec, d: Tensor, dtype: torch.dtype | None = None) -> Te
     exact = x.dtype == torch.float64 or (
         x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     )
-    left = spec.newton_schulz_iterations
+    left = spec.newton_schulz_steps
     while left:
-        here = (left - 1) % RESTART_EVERY + 1 if exact and b >= GRAM_FROM * a else 1
-        _multiply_(*_polynomial(spec, x @ x.mT, here), x)
-        left -= here
+        here = (len(left) - 1) % RESTART_EVERY + 1 if exact and b >= GRAM_FROM * a else 1
+        _multiply_(*_polynomial(left[:here], x @ x.mT), x)
+        left = left[here:]
     return d.copy_(x.view(d.shape)) if x.data_ptr() != d.data_ptr() else d
 
 
-def _polynomial(spec: Spec, gram: Tensor, iterations: int) -> tuple[Tensor, float]:
+def _polynomial(iterations: Sequence[Coefficients], gram: Tensor) -> tuple[Tensor, float]:
     """Return (Q, c) such that `iterations` take X to (Q + c) X; Q is a polynomial in X X^T."""
-    c1, c3, c5 = spec.newton_schulz_coefficients
+    c1, c3, c5 = iterations[0]
     result = torch.baddbmm(gram, gram, gram, beta=c3, alpha=c5)
-    if iterations == 1:
+    if len(iterations) == 1:
         return result, c1
     result.diagonal(dim1=-2, dim2=-1).add_(c1)
     factor = result
-    for _ in range(iterations - 1):
+    for c1, c3, c5 in iterations[1:]:
         gram = factor @ gram @ factor
         factor = torch.baddbmm(gram, gram, gram, beta=c3, alpha=c5)
         factor.diagonal(dim1=-2, dim2=-1).add_(c1)

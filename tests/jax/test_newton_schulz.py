@@ -1,8 +1,6 @@
 """Protects Newton-Schulz in JAX: the rule's numbers in either form, orientation and in tiles, and
 the gradients that autodiff finds of the plain iterations."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 
 from celo2 import rule
 from celo2.jax import newton_schulz
-from celo2.rule import Spec
+from celo2.rule import POLAR_EXPRESS, Spec
 
 SHAPES = {"square": (6, 6), "wide": (4, 20), "tall": (20, 4), "batch": (3, 4, 9), "row": (1, 5)}
 
@@ -22,10 +20,17 @@ def plain(spec, d):
     return x.mT if tall else x
 
 
-@pytest.mark.parametrize("iterations", [1, 5])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec(newton_schulz_iterations=1),
+        Spec(),
+        Spec(newton_schulz_coefficients=POLAR_EXPRESS[:3], newton_schulz_iterations=5),
+    ],
+    ids=["one", "muon", "polar-express"],
+)
 @pytest.mark.parametrize("name", SHAPES)
-def test_values_and_gradients_are_those_of_the_plain_iterations(name, iterations):
-    spec = dataclasses.replace(Spec(), newton_schulz_iterations=iterations)
+def test_values_and_gradients_are_those_of_the_plain_iterations(name, spec):
     keys = jax.random.split(jax.random.key(0))
     d, direction = (jax.random.normal(key, SHAPES[name]) for key in keys)
 

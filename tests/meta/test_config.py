@@ -8,7 +8,9 @@ import pytest
 from celo2 import InputError
 from celo2.meta.config import MetaConfig, from_settings, to_settings
 from celo2.meta.estimators import ES, PES
+from celo2.meta.inner import InnerLoop
 from celo2.meta.presets import PRESETS, preset
+from celo2.rule import POLAR_EXPRESS, Spec
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -16,6 +18,14 @@ def test_a_configuration_comes_back_from_json(name):
     config = preset(name)
     assert from_settings(json.loads(json.dumps(to_settings(config)))) == config
     assert to_settings(config) != to_settings(dataclasses.replace(config, seed=1))
+
+
+def test_a_spec_comes_back_from_json():
+    inner = InnerLoop(spec=Spec(newton_schulz_coefficients=POLAR_EXPRESS))
+    config = MetaConfig(inner=inner)
+    settings = to_settings(config)
+    assert json.loads(json.dumps(settings)) == settings
+    assert from_settings(settings) == config
 
 
 def test_the_json_of_a_configuration_is_flat():
