@@ -29,11 +29,9 @@ from benchmarks.provenance import provenance
 from celo2.data.text import from_file, standard_library
 from celo2.data.tokens import Tokens, tokenized
 from celo2.evaluate.torch_demo.gpt import GPT, GPTConfig
-from celo2.evaluate.torch_demo.optimizers import schedule
+from celo2.evaluate.torch_demo.optimizers import divided, schedule
 from celo2.files import append_line, read_lines
-from celo2.parameters.routing import CELO2
 from celo2.torch import Celo2
-from celo2.torch.module_routing import route_module
 
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.1
 HELD_OUT_BATCHES = 8
@@ -72,14 +70,6 @@ class Config:
     def steps(self) -> int:
         """Number of steps of a run."""
         return self.tokens // (self.batch * self.context)
-
-
-def divided(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return what Celo2 gives its rule, and the rest."""
-    hidden, rest = [], []
-    for _, p, route in route_module(model, ends_model=True):
-        (hidden if route.rule == CELO2 else rest).append(p)
-    return hidden, rest
 
 
 def _adamw(model: nn.Module, lr: float, steps: int) -> list[Optimizer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import pkgutil
 from typing import Annotated, Any
 
 import tyro
@@ -37,9 +37,8 @@ def _model(path: str) -> Any:
     Raises:
         InputError: it cannot be imported or called, or returns something else.
     """
-    module, _, name = path.partition(":")
     try:
-        model = getattr(importlib.import_module(module), name)()
+        model = pkgutil.resolve_name(path)()
     except Exception as error:  # whatever the user's code raises
         reason = f"{type(error).__name__}: {error}"
         raise InputError(

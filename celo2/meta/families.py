@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Sequence
 
 import jax
@@ -63,9 +63,8 @@ def own(path: str) -> TaskFamily:
     Raises:
         InputError: it cannot be imported or called, or is not a family.
     """
-    module, _, name = path.partition(":")
     try:
-        family = getattr(importlib.import_module(module), name)()
+        family = pkgutil.resolve_name(path)()
     except Exception as error:  # whatever the user's code raises
         reason = f"{type(error).__name__}: {error}"
         raise InputError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
@@ -100,10 +100,9 @@ def own(path: str) -> Baseline:
     Raises:
         InputError: it cannot be imported.
     """
-    module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        found = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"optimizer {path!r} cannot be imported ({error})") from error
     if isinstance(found, Baseline):
         return dataclasses.replace(found, name=path)

@@ -53,15 +53,21 @@ class Entry:
         return json.loads(RECORDED.read_text())[self.recorded_as]
 
 
+def divided(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters that Celo2 updates by its rule, and the rest."""
+    hidden, rest = [], []
+    for _, p, route in route_module(model, ends_model=True):
+        (hidden if route.rule == CELO2 else rest).append(p)
+    return hidden, rest
+
+
 def _adamw(model: nn.Module, choice: Choice) -> list[Optimizer]:
     return [AdamW(model.parameters(), choice.learning_rate, betas=BETAS, weight_decay=0.0)]
 
 
 def _muon(momentum: float, model: nn.Module, choice: Choice) -> list[Optimizer]:
     kind = Float32Muon if choice.muon_dtype == "float32" else Muon
-    hidden, rest = [], []
-    for _, p, route in route_module(model, ends_model=True):
-        (hidden if route.rule == CELO2 else rest).append(p)
+    hidden, rest = divided(model)
     muon = kind(hidden, choice.learning_rate, weight_decay=0.0, momentum=momentum, nesterov=True)
     return [muon, AdamW(rest, ADAMW_LEARNING_RATE, betas=BETAS, weight_decay=0.0)]
 
