@@ -74,7 +74,7 @@ class Theta:
 
     @property
     def sha256(self) -> str:
-        """Hash of the spec and of all numbers: two thetas are one rule exactly if these agree."""
+        """Hash of the spec and of all numbers: two thetas are one rule if these agree."""
         changes = json.dumps(self.spec.changes(), sort_keys=True)
         digest = hashlib.sha256(changes.encode())
         for array in self.weights:

@@ -48,8 +48,8 @@ class MetaTrain:
     """Shortest and longest run of a network, instead of the preset's: 200 and 500 steps in celo2,
     100 and 5,000 in varied."""
     paths: dict[str, Path] = dataclasses.field(default_factory=dict)
-    """Folders of your own copies of data, as pairs: mnist FOLDER (IDX), cifar10 FOLDER (binary),
-    svhn FOLDER (.mat)."""
+    """Folders of your own copies of data, as pairs: mnist FOLDER and fashion-mnist FOLDER (IDX),
+    cifar10 FOLDER (binary), svhn FOLDER (.mat)."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes; give --processes and --process too. --out must
     be on shared storage."""

@@ -30,7 +30,7 @@ def lost(evidence: Evidence) -> Table:
                 seeds = f"{sum(each > 1 for each in paired)} of {len(paired)}"
                 rows.append((worse, (title(problem), rival, f"{worse:.3f}", seeds)))
     rows.sort(key=lambda row: -row[0])
-    header = ("lost problem", "to", "loss of Celo2 over its", "seeds that agree")
+    header = ("problem", "behind", "loss of Celo2 over its", "seeds that agree")
     return Table(header, [cells for _, cells in rows] or [("none", "", "", "")])
 
 

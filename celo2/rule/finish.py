@@ -12,7 +12,7 @@ Array = Any
 def orthogonalize(xp: Any, spec: Spec, d: Array) -> Array:
     """Bring all singular values of d (..., a, b), a <= b, to about 1 by Newton-Schulz.
 
-    The quintic iteration of Muon (Jordan et al., 2024).
+    The quintic iteration of Muon (Jordan et al., 2024), by the coefficients of the spec.
     """
     norm = xp.sqrt(xp.sum(d * d, axis=(-2, -1), keepdims=True))
     x = d / (norm + spec.newton_schulz_epsilon)

@@ -68,8 +68,9 @@ class Spec:
     """Added to mean(R), and floor inside the factored preconditioner."""
     normalize_epsilon: float = 1e-9
     """Inside the root of every RMS normalization, of channels and of the update."""
-    newton_schulz_coefficients: tuple[Coefficients, ...] = ((3.4445, -4.7750, 2.0315),)
-    """Of the first iterations; those that follow have the last ones (Jordan et al., Muon, 2024)."""
+    newton_schulz_coefficients: Coefficients | tuple[Coefficients, ...] = (3.4445, -4.7750, 2.0315)
+    """Of all iterations (Jordan et al., Muon, 2024); or of one after another, the last ones also
+    for those that follow, and none used beyond `newton_schulz_iterations`."""
     newton_schulz_iterations: int = 5
     """Iterations of Newton-Schulz."""
     newton_schulz_epsilon: float = 1e-8
@@ -89,10 +90,10 @@ class Spec:
                 f"the spec has hidden {self.hidden} and newton_schulz_iterations "
                 f"{self.newton_schulz_iterations}; they must lie in 1..1024 and 0..100"
             )
-        if not all(map(_are_coefficients, self.newton_schulz_coefficients or [()])):
+        if not _are_coefficients(self.newton_schulz_coefficients):
             raise InputError(
                 f"the spec has newton_schulz_coefficients {self.newton_schulz_coefficients}; "
-                "give three finite numbers for at least one iteration"
+                "give a tuple of three finite numbers, or a tuple of such tuples"
             )
         for field in dataclasses.fields(self):
             if field.type == "float" and not _is_positive(getattr(self, field.name)):
@@ -108,10 +109,10 @@ class Spec:
     @property
     def newton_schulz_steps(self) -> tuple[Coefficients, ...]:
         """Coefficients of every iteration of Newton-Schulz."""
-        given = self.newton_schulz_coefficients
-        last = given[-1]
-        repeated = (last,) * max(0, self.newton_schulz_iterations - len(given))
-        return (*given[: self.newton_schulz_iterations], *repeated)
+        given: Any = self.newton_schulz_coefficients
+        iterations = (given,) if _is_triple(given) else given
+        repeated = (iterations[-1],) * self.newton_schulz_iterations
+        return (*iterations, *repeated)[: self.newton_schulz_iterations]
 
     def to_json(self) -> str:
         """Return the spec as a JSON object with one key per field, sorted."""
@@ -148,14 +149,7 @@ class Spec:
             raise InputError(
                 f"the spec has unknown fields {unknown}; this theta needs another version of celo2"
             )
-        return cls(**{name: _field(name, value) for name, value in values.items()})
-
-
-def _field(name: str, value: Any) -> Any:
-    """Return the value of a field as a spec has it, of one of JSON."""
-    if name == "newton_schulz_coefficients" and _are_coefficients(value):
-        value = [value]  # of files from before iterations could differ
-    return as_tuples(value)
+        return cls(**{name: as_tuples(value) for name, value in values.items()})
 
 
 def as_tuples(value: Any) -> Any:
@@ -164,7 +158,13 @@ def as_tuples(value: Any) -> Any:
 
 
 def _are_coefficients(value: Any) -> bool:
-    if not isinstance(value, tuple | list) or len(value) != 3:
+    """Return whether they are those of one iteration, or of several."""
+    several = isinstance(value, tuple) and value != () and all(map(_is_triple, value))
+    return several or _is_triple(value)
+
+
+def _is_triple(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) != 3:
         return False
     return all(isinstance(c, float | int) and math.isfinite(c) for c in value)
 
@@ -178,7 +178,7 @@ LEAN = Spec(features=LEAN_FEATURES, momentum_decays=(0.9, 0.98), factored_decays
 of 9 and 49 steps."""
 
 _SAFETY = 1.01
-"""Singular values that rounding has made larger than 1 are divided by it."""
+"""Singular values are divided by it, since rounding may have made some larger than 1."""
 _OPTIMAL = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),

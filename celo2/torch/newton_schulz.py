@@ -18,7 +18,7 @@ GRAM_FROM = 1.5
 20 a^2 b + 10 a^3."""
 RESTART_EVERY = 3
 """Iterations after which the Gram matrix is recomputed: for small singular values its rounding
-error grows about twelvefold per iteration."""
+error grows about twelvefold per iteration with the coefficients of Muon."""
 TILE = 1 << 20
 """Elements of x that are multiplied at once: products of this size reach full speed."""
 

@@ -155,6 +155,9 @@ def test_unknown_names_are_refused():
         problem("byte-lstm", 0)
     with pytest.raises(InputError, match="unknown optimizer 'adam': take some of adamw, muon"):
         baselines(("adam",))
+    for path in ("json:", "math:pi"):
+        with pytest.raises(InputError, match=f"optimizer '{path}' is a .*; give module:function"):
+            baselines((path,))
     with pytest.raises(InputError, match="optimizer 'optax:none' cannot be imported"):
         baselines(("optax:none",))
 

@@ -34,6 +34,8 @@ def test_the_json_of_a_configuration_is_flat():
     assert settings["estimator.sigma"] == 0.5
     assert settings["inner.horizon"] == [100, 2000]
     assert settings["inner.spec.newton_schulz"] is True
+    # As in the files of runs from before iterations could have their own.
+    assert settings["inner.spec.newton_schulz_coefficients"] == [3.4445, -4.775, 2.0315]
 
 
 def test_settings_change_a_configuration():

@@ -158,9 +158,10 @@ WHOLE = {"format": "celo2-theta-2", "name": "x", "spec": Spec().to_json(), "prov
             r"must lie in 1..1024 and 0..100",
         ),
         ({"spec": '{"features": ["G", "Q"]}'}, "take some of G, "),
-        ({"spec": '{"newton_schulz_coefficients": []}'}, "give three finite numbers"),
-        ({"spec": '{"newton_schulz_coefficients": [[3, NaN, 2]]}'}, "give three finite numbers"),
-        ({"spec": '{"newton_schulz_coefficients": [3, -4]}'}, "give three finite numbers"),
+        *[
+            ({"spec": f'{{"newton_schulz_coefficients": {value}}}'}, "give a tuple of three finite")
+            for value in ("[]", "[[3, NaN, 2]]", "[3, -4]", "[[3, -4, 2], 2]", "3", "true")
+        ],
     ],
 )
 def test_a_crafted_header_is_refused_in_a_sentence(tmp_path, change, message):

@@ -98,12 +98,16 @@ def own(path: str) -> Baseline:
     it by its path, so what has changed needs another name or another file of records.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: it cannot be imported, or is no function.
     """
     try:
         found = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"optimizer {path!r} cannot be imported ({error})") from error
+        raise InputError(
+            f"optimizer {path!r} cannot be imported ({error}); give module:function"
+        ) from error
+    if not (callable(found) or isinstance(found, Baseline)):
+        raise InputError(f"optimizer {path!r} is a {type(found).__name__}; give module:function")
     if isinstance(found, Baseline):
         return dataclasses.replace(found, name=path)
     return Baseline(path, functools.partial(_build_own, found), Grid(OWN_LEARNING_RATES))
