@@ -19,7 +19,7 @@ ADAPTED = "records/adapted/small-transformers.safetensors"
 """What `celo2 meta-train --family examples.small_transformers:family` wrote."""
 WIDE, WIDE_SEEDS = "width-4x", (1,)
 """The variant of a problem, and the seed it is recorded on."""
-LENGTHS = (1, 10)
+LENGTHS = (1, 3, 10)
 """Factors of the problems' steps for which tuned optimizers are recorded."""
 
 
