@@ -77,8 +77,10 @@ def with_width(family: TaskFamily, factor: int) -> TaskFamily:
     stated: Any = family
     if hasattr(stated, "width"):
         return dataclasses.replace(stated, width=factor * stated.width)
-    if isinstance(getattr(stated, "hidden", None), tuple):
-        return dataclasses.replace(stated, hidden=tuple(factor * width for width in stated.hidden))
+    for name in ("hidden", "widths"):
+        of_layers = getattr(stated, name, None)
+        if isinstance(of_layers, tuple):
+            return dataclasses.replace(stated, **{name: tuple(factor * w for w in of_layers)})
     raise InputError(f"{type(family).__name__} states no width; take another problem")
 
 

@@ -15,6 +15,8 @@ from celo2.evaluate.runs import RecordedLoss
 from celo2.evaluate.scores import run_of
 from celo2.evaluate.suites import BENCHMARK, Problem, problem
 from celo2.evaluate.variants import FACTORS, recorded_variants, run_around, varied
+from celo2.tasks.autoencoder import Autoencoder
+from celo2.tasks.conv import ConvNet
 from celo2.tasks.mlp import ImageMLP
 from celo2.tasks.variants import (
     RoundedToBfloat16,
@@ -48,11 +50,21 @@ def test_a_batch_is_so_many_times_as_large():
         with_batch_size(Quadratic(), 2.0)
 
 
-def test_a_network_is_so_many_times_as_wide():
-    family = with_width(ImageMLP(small_images(), hidden=(16, 8)), 4)
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        (ImageMLP(small_images(), hidden=(16, 8)), [(32, 10), (64, 32), (64, 64)]),
+        (ConvNet(small_images(), widths=(4, 8)), [(9, 16), (32, 10), (144, 32)]),
+        (Autoencoder(small_images(), widths=(8, 4)), [(16, 32), (32, 16), (32, 64), (64, 32)]),
+    ],
+)
+def test_a_network_is_so_many_times_as_wide(family, expected):
+    family = with_width(family, 4)
     params, _ = family.init(jax.random.key(0), family.sample(jax.random.key(1)))
-    matrices = [p.shape for p in params.values() if p.ndim > 1]
-    assert sorted(matrices) == [(32, 10), (64, 32), (64, 64)]
+    assert sorted(p.shape for p in params.values() if p.ndim > 1) == expected
+
+
+def test_a_network_without_a_width_is_refused():
     with pytest.raises(InputError, match="Quadratic states no width; take another problem"):
         with_width(Quadratic(), 4)
 
