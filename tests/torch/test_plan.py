@@ -72,12 +72,20 @@ def test_a_stack_moves_as_each_by_itself(shape, orthogonalize, state_dtype):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 def test_a_compiled_stack_moves_as_an_eager_one():
+    """And, in the kernel that is compiled by then, a weight of inf does not spread."""
     compiled, optimizer = train([MATRIX] * 3, compile=True)
     assert stack_sizes(optimizer) == [3]
     eager, _ = train([MATRIX] * 3, compile=False)
     torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-5)
+    compiled[0].data[1, 2] = torch.inf
+    for p in compiled:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    assert [int(torch.isfinite(p).sum()) for p in compiled] == [239, 240, 240]
+    assert list(optimizer.skipped().values()) == [1]
 
 
 def test_a_stack_is_no_larger_than_a_tile_and_of_small_matrices_alone():

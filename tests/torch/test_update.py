@@ -243,14 +243,12 @@ def test_a_matrix_goes_on_moving_after_its_gradient_vanished_if_asked():
     torch.testing.assert_close(state["averages"][0, 1], 0.9 * old["averages"][0, 1])
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore:gradients that are not finite:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_one_weight_that_is_not_finite_does_not_spread_over_its_matrix(compiled):
+def test_one_weight_that_is_not_finite_does_not_spread_over_its_matrix():
+    """As it is in the compiled kernels, in test_plan."""
     p = torch.nn.Parameter(torch.ones(4, 6))
     p.data[1, 2] = torch.inf
-    optimizer = Celo2([("weight", p)], lr=0.1, theta=THETA, compile=compiled)
+    optimizer = Celo2([("weight", p)], lr=0.1, theta=THETA, compile=False)
     p.grad = torch.randn_like(p)
     optimizer.step()
     assert torch.isfinite(p).sum() == 23
