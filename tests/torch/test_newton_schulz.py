@@ -36,7 +36,7 @@ def test_the_polar_express_goes_to_the_polar_factor():
     s = np.geomspace(1, 2e-3, 16)
     d = (u * s) @ v.T
     errors = {}
-    for iterations in (4, 5, 6, 8):
+    for iterations in (5, 6, 8):
         spec = Spec(newton_schulz_coefficients=POLAR_EXPRESS, newton_schulz_iterations=iterations)
         found = newton_schulz.orthogonalize(spec, torch.tensor(d, dtype=torch.float32))
         errors[iterations] = np.linalg.norm(found.numpy() - u @ v.T, 2)
